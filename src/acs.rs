@@ -1,0 +1,322 @@
+//! ACS's identity API as a client: one attempt per call, signed, with a deadline.
+//!
+//! Retries live above, in `service::upstream`, because only the caller knows what may be repeated.
+//! Facts about the wire: REST reference of Azure Communication Services "Identity", api-version 2023-10-01.
+
+pub mod connection_string;
+pub mod credential;
+pub mod signing;
+mod wire;
+
+use std::{fmt::Write, time::Duration};
+
+use chrono::{DateTime, Utc};
+use reqwest::{
+    Method,
+    header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER},
+};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::domain::{
+    clock::Clock,
+    scope::Scopes,
+    token::{IssuedToken, Lifetime},
+    user::AcsId,
+};
+use connection_string::{ConnectionString, Endpoint};
+use credential::AccessKey;
+
+/// Which ACS resource, and how to talk to it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The connection string from the Azure portal.
+    pub connection_string: Option<SecretString>,
+    /// The version of the REST API.
+    pub api_version: String,
+    /// How long one call may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Whether plain http to another machine is taken: only for an emulator.
+    pub allow_http: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connection_string: None,
+            api_version: "2023-10-01".to_owned(),
+            timeout: Duration::from_secs(4),
+            allow_http: false,
+        }
+    }
+}
+
+/// What ACS answered instead of what was asked for, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Too many calls: wait, as long as it says if it says.
+    #[error("ACS throttled the call")]
+    Throttled {
+        /// What `Retry-After` said.
+        retry_after: Option<Duration>,
+    },
+    /// Nobody could be reached: the call surely had no effect.
+    #[error("ACS could not be reached")]
+    Unreachable(#[source] reqwest::Error),
+    /// ACS is in trouble or the answer was lost: the call may have had its effect.
+    #[error("ACS is not available")]
+    Unavailable {
+        /// What `Retry-After` said.
+        retry_after: Option<Duration>,
+        /// What went wrong below, when there was no answer.
+        source: Option<reqwest::Error>,
+    },
+    /// ACS does not accept our key or our rights.
+    #[error("ACS refused our credential (`{code}`)")]
+    Unauthorized {
+        /// ACS's error code.
+        code: String,
+    },
+    /// The identity belongs to another resource.
+    #[error("the identity does not belong to this resource")]
+    NotOwned,
+    /// The identity does not exist.
+    #[error("the identity does not exist")]
+    NotFound,
+    /// ACS does not accept what was asked: a fault of ours.
+    #[error("ACS refused the call with {status} (`{code}`)")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// ACS's error code.
+        code: String,
+    },
+    /// The answer has not the documented form.
+    #[error("the answer of ACS to {operation} cannot be read")]
+    Malformed {
+        /// The call.
+        operation: &'static str,
+    },
+}
+
+/// A client of one ACS resource.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    endpoint: Endpoint,
+    key: AccessKey,
+    api_version: String,
+    timeout: Duration,
+    clock: Clock,
+}
+
+impl Client {
+    /// Makes a client that sends through `http`.
+    #[must_use]
+    pub fn new(http: reqwest::Client, connection: ConnectionString, settings: &Settings, clock: Clock) -> Self {
+        Self {
+            http,
+            endpoint: connection.endpoint,
+            key: connection.access_key,
+            api_version: settings.api_version.clone(),
+            timeout: settings.timeout,
+            clock,
+        }
+    }
+
+    /// Returns the resource's address, as clients of ACS are given it.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.as_str()
+    }
+
+    /// Creates an identity without a token.
+    ///
+    /// # Errors
+    /// Any [`Error`]; after [`Error::Unavailable`] or [`Error::Malformed`] an identity may exist all the same.
+    pub async fn create(&self) -> Result<AcsId, Error> {
+        let answer: wire::CreateResponse = self.call_for_json("create", "/identities", None::<&()>, 201).await?;
+        AcsId::parse(&answer.identity.id).map_err(|_| Error::Malformed { operation: "create" })
+    }
+
+    /// Creates an identity together with its first token, in one call.
+    ///
+    /// # Errors
+    /// As [`Client::create`].
+    pub async fn create_with_token(&self, scopes: &Scopes, lifetime: Lifetime) -> Result<(AcsId, IssuedToken), Error> {
+        let operation = "create";
+        let body = wire::CreateRequest::new(scopes, lifetime);
+        let answer: wire::CreateResponse = self.call_for_json(operation, "/identities", Some(&body), 201).await?;
+        let id = AcsId::parse(&answer.identity.id).map_err(|_| Error::Malformed { operation })?;
+        Ok((id, answer.access_token.ok_or(Error::Malformed { operation })?))
+    }
+
+    /// Issues a token for an identity.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn issue(&self, id: &AcsId, scopes: &Scopes, lifetime: Lifetime) -> Result<IssuedToken, Error> {
+        let path = format!("{}/:issueAccessToken", identity_path(id));
+        self.call_for_json("issue", &path, Some(&wire::IssueRequest::new(scopes, lifetime)), 200)
+            .await
+    }
+
+    /// Revokes every token of an identity.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn revoke(&self, id: &AcsId) -> Result<(), Error> {
+        let path = format!("{}/:revokeAccessTokens", identity_path(id));
+        self.call(Method::POST, &path, Vec::new(), 204).await.map(drop)
+    }
+
+    /// Deletes an identity, its tokens and its chat memberships, for good.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn delete(&self, id: &AcsId) -> Result<(), Error> {
+        self.call(Method::DELETE, &identity_path(id), Vec::new(), 204)
+            .await
+            .map(drop)
+    }
+
+    async fn call_for_json<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        path: &str,
+        body: Option<&impl Serialize>,
+        success: u16,
+    ) -> Result<T, Error> {
+        let malformed = |_| Error::Malformed { operation };
+        let body = body
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(malformed)?
+            .unwrap_or_default();
+        let answer = self.call(Method::POST, path, body, success).await?;
+        // The cause is left out on purpose: a JSON error may quote the answer, which holds a token.
+        serde_json::from_slice(&answer).map_err(malformed)
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Vec<u8>, success: u16) -> Result<Vec<u8>, Error> {
+        let request = self.signed_request(method, path, body)?;
+        let mut answer = self.http.execute(request).await.map_err(unanswered)?;
+        let status = answer.status().as_u16();
+        let now = self.clock.now();
+        let retry_after = answer
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|v| wire::retry_after(v.to_str().ok()?, now));
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(unanswered)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ANSWER_BYTES {
+                return Err(Error::Unavailable {
+                    retry_after: None,
+                    source: None,
+                });
+            }
+        }
+        if status == success {
+            Ok(body)
+        } else {
+            Err(wire::error_of(status, retry_after, &body))
+        }
+    }
+
+    fn signed_request(&self, method: Method, path: &str, body: Vec<u8>) -> Result<reqwest::Request, Error> {
+        let target = format!("{path}?api-version={}", self.api_version);
+        let url = reqwest::Url::parse(&format!("{}{target}", self.endpoint.as_str())).map_err(|_| Error::Refused {
+            status: 0,
+            code: "InvalidUrl".to_owned(),
+        })?;
+        let host = match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (host, _) => host.unwrap_or_default().to_owned(),
+        };
+        let date = http_date(self.clock.now());
+        // What is signed is read back from the URL, so that it is what goes over the wire.
+        let target = format!("{}?{}", url.path(), url.query().unwrap_or_default());
+        let parts = signing::Parts {
+            method: method.as_str(),
+            target: &target,
+            host: &host,
+            date: &date,
+            body: &body,
+        };
+        let signature = signing::sign(&self.key, parts);
+        let mut request = self
+            .http
+            .request(method, url)
+            .timeout(self.timeout)
+            .header(HOST, &host)
+            .header("x-ms-date", &date)
+            .header("x-ms-content-sha256", &signature.content_sha256)
+            .header("x-ms-client-request-id", uuid::Uuid::now_v7().to_string())
+            .header("authorization", sensitive(&signature.authorization));
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        request.build().map_err(Error::Unreachable)
+    }
+}
+
+/// Far above what any documented answer needs.
+const MAX_ANSWER_BYTES: usize = 256 * 1024;
+
+fn sensitive(text: &str) -> HeaderValue {
+    let mut value = HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}
+
+/// A call without an answer: without a connection it had no effect, else it may have had.
+fn unanswered(error: reqwest::Error) -> Error {
+    let error = error.without_url();
+    if error.is_connect() {
+        Error::Unreachable(error)
+    } else {
+        Error::Unavailable {
+            retry_after: None,
+            source: Some(error),
+        }
+    }
+}
+
+/// Writes the path of an identity with everything escaped that RFC 3986 does not leave alone, as the SDKs do.
+fn identity_path(id: &AcsId) -> String {
+    let mut path = String::from("/identities/");
+    for byte in id.as_str().bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            let _ = write!(path, "%{byte:02X}");
+        }
+    }
+    path
+}
+
+fn http_date(time: DateTime<Utc>) -> String {
+    time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_escaped_in_paths() {
+        let id =
+            AcsId::parse("8:acs:2dee53b4-368b-45b4-ab52-8493fb117652_00000005-14a2-493b-8a72-5a3a0d000081").unwrap();
+        let path = "/identities/8%3Aacs%3A2dee53b4-368b-45b4-ab52-8493fb117652_00000005-14a2-493b-8a72-5a3a0d000081";
+        assert_eq!(identity_path(&id), path);
+    }
+
+    #[test]
+    fn dates_are_of_rfc_1123() {
+        let time = DateTime::from_timestamp(1_599_770_379, 0).unwrap();
+        assert_eq!(http_date(time), "Thu, 10 Sep 2020 20:39:39 GMT");
+    }
+}

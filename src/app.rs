@@ -1,0 +1,225 @@
+//! The service put together: listeners first, then everything else, then running until told to stop.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    acs,
+    auth::Authenticator,
+    config::Settings,
+    domain::clock::Clock,
+    http::{self, Api, Lifecycle},
+    service::{Service, upstream::Upstream},
+    shutdown::{self, Stop},
+    store::{self, Store},
+};
+
+/// The name under which mappings remember the one configured resource.
+const RESOURCE: &str = "default";
+/// How long a start waits for the database: containers start in any order.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The open ports: known before anything is served.
+#[derive(Debug)]
+pub struct Listeners {
+    public: TcpListener,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    /// Opens both ports; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When a port cannot be had.
+    pub async fn bind(public: SocketAddr, admin: SocketAddr) -> anyhow::Result<Self> {
+        Ok(Self {
+            public: bind(public).await?,
+            admin: bind(admin).await?,
+        })
+    }
+
+    /// Returns the public listener's address.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn public_address(&self) -> std::io::Result<SocketAddr> {
+        self.public.local_addr()
+    }
+
+    /// Returns the admin listener's address.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+}
+
+/// Opens a port.
+///
+/// # Errors
+/// When it cannot be had.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Everything of a service, not yet running.
+pub struct App {
+    listeners: Listeners,
+    public: Router,
+    admin: Router,
+    lifecycle: Lifecycle,
+    authenticator: Arc<Authenticator>,
+    service: Arc<Service>,
+    store: Store,
+    shutdown: shutdown::Settings,
+}
+
+/// Puts a service together; `extra` is served beside the API.
+///
+/// # Errors
+/// When the database cannot be opened or its schema cannot be brought up to date.
+pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra: Router) -> anyhow::Result<App> {
+    let store = open_store(&settings.database).await?;
+    store
+        .migrate()
+        .await
+        .context("cannot bring the database's schema up to date")?;
+    let http = http_client(&settings)?;
+    let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
+    let upstream = Upstream::new(acs, RESOURCE.to_owned());
+    let service = Service::new(store.clone(), upstream, clock.clone(), settings.tokens);
+    let authenticator = Arc::new(Authenticator::new(&settings.auth, settings.issuers, &http, &clock));
+    let api = Api {
+        service: Arc::clone(&service),
+        authenticator: Arc::clone(&authenticator),
+    };
+    let lifecycle = Lifecycle::default();
+    Ok(App {
+        public: http::public_router(api.clone(), &settings.server, extra),
+        admin: http::admin_router(api, lifecycle.clone()),
+        listeners,
+        lifecycle,
+        authenticator,
+        service,
+        store,
+        shutdown: settings.shutdown,
+    })
+}
+
+/// Opens the database, waiting for one that is still starting.
+///
+/// # Errors
+/// When it cannot be had.
+pub async fn open_store(settings: &store::Settings) -> anyhow::Result<Store> {
+    let give_up = tokio::time::Instant::now() + DATABASE_PATIENCE;
+    loop {
+        match Store::connect(settings).await {
+            Err(store::Error::Unavailable(error)) if tokio::time::Instant::now() < give_up => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            other => return other.context("cannot open the database"),
+        }
+    }
+}
+
+/// Makes the one client for everything that is asked over HTTP.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn http_client(settings: &Settings) -> anyhow::Result<reqwest::Client> {
+    // A proxy of the environment is for the way out, not for an emulator on this machine.
+    client_builder(settings.connection.endpoint.is_loopback())
+        .build()
+        .context("cannot set up TLS")
+}
+
+/// Prepares a client that follows no redirects: a signature or a key set is good for the address it was asked from only.
+#[must_use]
+pub fn client_builder(without_proxy: bool) -> reqwest::ClientBuilder {
+    #[expect(clippy::disallowed_methods, reason = "the one place where clients are made")]
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(3))
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
+    if without_proxy { builder.no_proxy() } else { builder }
+}
+
+impl App {
+    /// Returns the public listener's address.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn public_address(&self) -> std::io::Result<SocketAddr> {
+        self.listeners.public_address()
+    }
+
+    /// Returns the admin listener's address.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.listeners.admin_address()
+    }
+
+    /// Serves until told to stop, then finishes what was begun.
+    ///
+    /// # Errors
+    /// When a listener or a background task fails, or stopping takes too long.
+    pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
+        let (close_public, close_admin) = (CancellationToken::new(), CancellationToken::new());
+        let background = CancellationToken::new();
+        let mut keys = {
+            let (authenticator, stop) = (Arc::clone(&self.authenticator), background.clone());
+            tokio::spawn(async move { authenticator.keep_keys_fresh(stop).await })
+        };
+        let mut public = tokio::spawn(serve(self.listeners.public, self.public, close_public.clone()));
+        let mut admin = tokio::spawn(serve(self.listeners.admin, self.admin, close_admin.clone()));
+        self.lifecycle.ready();
+        tracing::info!("ready");
+        tokio::select! {
+            () = stop.politely.cancelled() => {}
+            () = stop.at_once.cancelled() => bail!("stopped at once"),
+            ended = &mut public => bail!("the public listener ended: {ended:?}"),
+            ended = &mut admin => bail!("the admin listener ended: {ended:?}"),
+            ended = &mut keys => bail!("the refresh of keys ended: {ended:?}"),
+        }
+        tracing::info!("stopping");
+        self.lifecycle.stopping();
+        let finish = async {
+            tokio::time::sleep(self.shutdown.delay).await;
+            close_public.cancel();
+            let drained = tokio::time::timeout(self.shutdown.drain, async {
+                let _ = public.await;
+                self.service.finish().await;
+            });
+            let drained = drained.await;
+            background.cancel();
+            close_admin.cancel();
+            let _ = keys.await;
+            self.store.close().await;
+            drained.map_err(|_| anyhow::anyhow!("requests were still running after `shutdown.drain`"))
+        };
+        tokio::select! {
+            finished = finish => finished,
+            () = stop.at_once.cancelled() => bail!("stopped at once by a second signal"),
+        }
+    }
+}
+
+/// Serves a router until its token is cancelled, then lets requests that were taken run to their end.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, router: Router, close: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router)
+        .with_graceful_shutdown(close.cancelled_owned())
+        .await
+}

@@ -1,0 +1,193 @@
+//! Settings held against each other and against the world: what passes here is what `serve` runs with.
+
+use std::{collections::HashSet, net::SocketAddr, time::Duration};
+
+use secrecy::ExposeSecret;
+use url::Url;
+
+use super::{Faults, Raw, Settings};
+use crate::{
+    acs::{self, connection_string::ConnectionString},
+    auth::{IssuerSettings, Issuers},
+    domain::user::IssuerKey,
+};
+
+impl Raw {
+    pub(super) fn check(self, mut faults: Faults) -> Result<Settings, Faults> {
+        let found = &mut faults;
+        let listen = address("server.listen", &self.server.listen, found);
+        let admin_listen = address("admin.listen", &self.admin.listen, found);
+        if listen.is_some() && listen == admin_listen && listen.is_some_and(|address| address.port() != 0) {
+            found.add(
+                "admin.listen",
+                "must differ from `server.listen`: probes are never public",
+            );
+        }
+        origins(&self.server.cors_origins.0, found);
+        if let Err(error) = self.log.check() {
+            found.add("log.filter", error);
+        }
+        database(self.database.url.expose_secret(), found);
+        let connection = connection(&self.acs, found);
+        if self.tokens.patience.is_zero() || self.tokens.patience > self.server.request_timeout {
+            found.add(
+                "tokens.patience",
+                "must be more than nothing and at most `server.request_timeout`",
+            );
+        }
+        if self.auth.leeway > Duration::from_secs(300) {
+            found.add("auth.leeway", "must be at most 5 minutes");
+        }
+        if self.auth.key_refresh < Duration::from_secs(1) {
+            found.add("auth.key_refresh", "must be at least one second");
+        }
+        let issuers = issuers(self.issuers, found);
+        match (listen, admin_listen, connection) {
+            (Some(listen), Some(admin_listen), Some(connection)) if faults.0.is_empty() => Ok(Settings {
+                listen,
+                admin_listen,
+                server: self.server,
+                log: self.log,
+                database: self.database,
+                acs: self.acs,
+                connection,
+                tokens: self.tokens,
+                auth: self.auth,
+                issuers,
+                shutdown: self.shutdown,
+            }),
+            _ => Err(faults),
+        }
+    }
+}
+
+pub(super) fn address(key: &str, text: &str, faults: &mut Faults) -> Option<SocketAddr> {
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        faults.add(key, format!("`{text}` is no address such as `127.0.0.1:8080`"));
+    }
+    parsed
+}
+
+/// Origins as browsers write them: scheme and authority in lower case, no path, no trailing slash.
+fn origins(origins: &[String], faults: &mut Faults) {
+    for origin in origins {
+        let as_browsers_write_it = Url::parse(origin).map(|url| url.origin().ascii_serialization());
+        if as_browsers_write_it.as_ref() != Ok(origin) {
+            let message = format!(
+                "`{origin}` is no origin such as `https://app.example.com` (no path, no slash at the end, no `*`)"
+            );
+            faults.add("server.cors_origins", message);
+        }
+    }
+}
+
+fn database(url: &str, faults: &mut Faults) {
+    if !["postgres:", "postgresql:", "sqlite:"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+    {
+        faults.add("database.url", "must begin with `postgres:` or `sqlite:`");
+    }
+}
+
+fn connection(acs: &acs::Settings, faults: &mut Faults) -> Option<ConnectionString> {
+    let is_version = |text: &str| {
+        let date = text.strip_suffix("-preview").unwrap_or(text);
+        date.len() == 10
+            && date.bytes().enumerate().all(|(i, c)| {
+                if i == 4 || i == 7 {
+                    c == b'-'
+                } else {
+                    c.is_ascii_digit()
+                }
+            })
+    };
+    if !is_version(&acs.api_version) {
+        faults.add("acs.api_version", "must be a version such as `2023-10-01`");
+    }
+    if acs.timeout.is_zero() {
+        faults.add("acs.timeout", "must be more than nothing");
+    }
+    let Some(text) = &acs.connection_string else {
+        let message = "is needed: `COMMUNICATION_SERVICES_CONNECTION_STRING`, or the file named by `COMMUNICATION_SERVICES_CONNECTION_STRING_FILE`";
+        faults.add("acs.connection_string", message);
+        return None;
+    };
+    match text.expose_secret().parse::<ConnectionString>() {
+        Ok(connection) => {
+            if connection.endpoint.is_exposed() && !acs.allow_http {
+                let message = "the endpoint is plain http to another machine, where tokens can be read on the way; \
+                               `acs.allow_http = true` takes it all the same";
+                faults.add("acs.connection_string", message);
+            }
+            Some(connection)
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+            faults.add("acs.connection_string", format!("{error}{cause}"));
+            None
+        }
+    }
+}
+
+fn issuers(issuers: Issuers, faults: &mut Faults) -> Vec<(IssuerKey, IssuerSettings)> {
+    if issuers.is_empty() && !faults.0.iter().any(|fault| fault.key.starts_with("issuers")) {
+        let message = "at least one identity provider is needed, for example:\n    \
+                       [issuers.main]\n    issuer = \"https://login.example.com\"\n    audience = \"my-app\"\n    \
+                       [[issuers.main.policy]]\n    scopes = [\"chat\", \"voip\"]";
+        faults.add("issuers", message);
+    }
+    let mut names = HashSet::new();
+    let mut good = Vec::new();
+    for (key, issuer) in issuers {
+        let at = |member: &str| format!("issuers.{key}.{member}");
+        match Url::parse(&issuer.issuer) {
+            Ok(url) => transport(&at("issuer"), &url, issuer.allow_http, faults),
+            Err(_) => faults.add(at("issuer"), "must be the URL that logins have in `iss`"),
+        }
+        if let Some(url) = &issuer.jwks_url {
+            transport(&at("jwks_url"), url, issuer.allow_http, faults);
+        }
+        if !names.insert(issuer.issuer.clone()) {
+            faults.add(
+                at("issuer"),
+                "is the issuer of another key already: a login must belong to one",
+            );
+        }
+        if issuer.audience.0.is_empty() {
+            faults.add(at("audience"), "must name at least one audience");
+        }
+        if issuer.algorithms.0.is_empty() {
+            faults.add(at("algorithms"), "must name at least one algorithm");
+        }
+        if issuer.policy.is_empty() {
+            let message = format!(
+                "without a grant nobody gets a token; this one grants everybody everything:\n    \
+                 [[issuers.{key}.policy]]\n    scopes = [\"chat\", \"voip\"]\n    max_lifetime = \"24h\""
+            );
+            faults.add(at("policy"), message);
+        }
+        match IssuerKey::parse(&key) {
+            Ok(key) => good.push((key, issuer)),
+            Err(error) => faults.add(format!("issuers.{key}"), error.to_string()),
+        }
+    }
+    good
+}
+
+/// Keys that arrive by plain http from another machine could be anybody's.
+fn transport(key: &str, url: &Url, allow_http: bool, faults: &mut Faults) {
+    let on_this_machine = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if on_this_machine || allow_http => {}
+        "http" => faults.add(key, "must be https, or anybody on the way could sign logins"),
+        _ => faults.add(key, "must be an https URL"),
+    }
+}

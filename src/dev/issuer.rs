@@ -1,0 +1,197 @@
+//! A small identity provider for trying out: real keys, a real discovery document, and no passwords.
+//!
+//! Whoever reaches it can sign in as anybody, so it belongs on loopback or into a compose network, never further.
+
+use std::{io::Write, path::Path, sync::Arc};
+
+use anyhow::Context;
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use jsonwebtoken::{
+    Algorithm, EncodingKey, Header,
+    jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::domain::clock::Clock;
+
+/// The issuer key of its users: `dev:alice`.
+pub const KEY: &str = "dev";
+/// The `aud` of its logins.
+pub const AUDIENCE: &str = "acs-token-vendor-dev";
+/// The path under which everything of it stands.
+pub const BASE: &str = "/dev";
+
+const KEY_FILE: &str = "dev-issuer-key.p8";
+const DEFAULT_LIFETIME_SECONDS: i64 = 3600;
+
+/// The identity provider.
+#[derive(Clone)]
+pub struct Issuer(Arc<Inner>);
+
+struct Inner {
+    url: String,
+    key: EncodingKey,
+    jwk: Jwk,
+    clock: Clock,
+}
+
+/// What to sign in as.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LoginRequest {
+    user: String,
+    #[serde(default)]
+    claims: Map<String, Value>,
+    expires_in_seconds: Option<i64>,
+    #[serde(default)]
+    issued_seconds_ago: i64,
+}
+
+/// A login, in the shape of RFC 6749 section 5.1.
+#[derive(Serialize)]
+struct LoginResponse {
+    access_token: String,
+    token_type: &'static str,
+    expires_in: i64,
+}
+
+impl Issuer {
+    /// Opens an issuer whose key is kept in a folder, so that logins outlive a restart.
+    ///
+    /// # Errors
+    /// When the key can neither be read nor written.
+    pub fn open(folder: &Path, url: String, clock: Clock) -> anyhow::Result<Self> {
+        let path = folder.join(KEY_FILE);
+        let context = || format!("cannot use the issuer's key `{}`", path.display());
+        let pkcs8 = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let bytes = generate()?;
+                write_private(&path, &bytes).with_context(context)?;
+                bytes
+            }
+            Err(error) => return Err(error).with_context(context),
+        };
+        Self::with_key(&pkcs8, url, clock).with_context(context)
+    }
+
+    /// Makes an issuer with a new key.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn new(url: String, clock: Clock) -> anyhow::Result<Self> {
+        Self::with_key(&generate()?, url, clock)
+    }
+
+    fn with_key(pkcs8: &[u8], url: String, clock: Clock) -> anyhow::Result<Self> {
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8)
+            .map_err(|error| anyhow::anyhow!("no PKCS #8 key on the curve P-256 ({error})"))?;
+        let key = EncodingKey::from_ec_der(pkcs8);
+        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256)?;
+        jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256)?);
+        jwk.common.public_key_use = Some(PublicKeyUse::Signature);
+        Ok(Self(Arc::new(Inner { url, key, jwk, clock })))
+    }
+
+    /// Serves the issuer.
+    pub fn router(&self) -> Router {
+        let routes = Router::new()
+            .route("/login", post(login))
+            .route("/.well-known/openid-configuration", get(discovery))
+            .route("/jwks", get(keys))
+            .with_state(self.clone());
+        Router::new().nest(BASE, routes)
+    }
+
+    fn sign(&self, request: LoginRequest) -> anyhow::Result<LoginResponse> {
+        let now = self.0.clock.now().timestamp();
+        let issued_at = now.saturating_sub(request.issued_seconds_ago);
+        let expires_in = request.expires_in_seconds.unwrap_or(DEFAULT_LIFETIME_SECONDS);
+        let mut claims = json!({
+            "iss": self.0.url,
+            "aud": AUDIENCE,
+            "sub": request.user,
+            "iat": issued_at,
+            "auth_time": issued_at,
+            "exp": now.saturating_add(expires_in),
+            "jti": Uuid::new_v4(),
+        });
+        if let Value::Object(claims) = &mut claims {
+            claims.extend(request.claims);
+        }
+        let header = Header {
+            kid: self.0.jwk.common.key_id.clone(),
+            ..Header::new(Algorithm::ES256)
+        };
+        let access_token = jsonwebtoken::encode(&header, &claims, &self.0.key)?;
+        Ok(LoginResponse {
+            access_token,
+            token_type: "Bearer",
+            expires_in,
+        })
+    }
+}
+
+async fn login(
+    State(issuer): State<Issuer>,
+    body: Result<Json<LoginRequest>, axum::extract::rejection::JsonRejection>,
+) -> Response {
+    let error = |status: StatusCode, text: String| {
+        (
+            status,
+            Json(json!({"error": "invalid_request", "error_description": text})),
+        )
+    };
+    match body {
+        Ok(Json(request)) => match issuer.sign(request) {
+            Ok(response) => Json(response).into_response(),
+            Err(fault) => error(StatusCode::BAD_REQUEST, fault.to_string()).into_response(),
+        },
+        Err(rejection) => error(rejection.status(), rejection.body_text()).into_response(),
+    }
+}
+
+async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
+    let url = &issuer.0.url;
+    Json(json!({
+        "issuer": url,
+        "jwks_uri": format!("{url}/jwks"),
+        "id_token_signing_alg_values_supported": ["ES256"],
+        "subject_types_supported": ["public"],
+    }))
+}
+
+async fn keys(State(issuer): State<Issuer>) -> Json<JwkSet> {
+    Json(JwkSet {
+        keys: vec![issuer.0.jwk.clone()],
+    })
+}
+
+fn generate() -> anyhow::Result<Vec<u8>> {
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+        .map_err(|_| anyhow::anyhow!("the system gives no randomness"))?;
+    Ok(document.as_ref().to_vec())
+}
+
+/// Writes a file that only its owner can read.
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)
+}

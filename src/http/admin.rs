@@ -1,0 +1,69 @@
+//! The admin listener: liveness and readiness, for probes only.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+
+use super::Api;
+use crate::api::Readiness;
+
+/// Where the process is in its life, as `/readyz` tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle(Arc<AtomicU8>);
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const STOPPING: u8 = 2;
+
+impl Lifecycle {
+    /// Requests are welcome from now on.
+    pub fn ready(&self) {
+        self.0.store(READY, Ordering::Relaxed);
+    }
+
+    /// New requests should go elsewhere from now on.
+    pub fn stopping(&self) {
+        self.0.store(STOPPING, Ordering::Relaxed);
+    }
+
+    fn word(&self) -> &'static str {
+        match self.0.load(Ordering::Relaxed) {
+            STARTING => "starting",
+            READY => "ready",
+            _ => "stopping",
+        }
+    }
+}
+
+/// Builds the admin router.
+pub fn router(api: Api, lifecycle: Lifecycle) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .with_state((api, lifecycle))
+}
+
+/// Ready is who has started and is not stopping: were every replica to leave the load balancer when the database is away,
+/// callers would see the proxy's bare error instead of ours with `Retry-After`.
+async fn readyz(State((api, lifecycle)): State<(Api, Lifecycle)>) -> (StatusCode, Json<Readiness>) {
+    let word = |good: bool| if good { "available" } else { "unavailable" }.to_owned();
+    let status = lifecycle.word();
+    let code = if status == "ready" {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = Readiness {
+        status: status.to_owned(),
+        database: word(api.service.check_store().await.is_ok()),
+        keys: api
+            .authenticator
+            .readiness()
+            .map(|(key, ready)| (key.to_owned(), word(ready)))
+            .collect(),
+    };
+    (code, Json(body))
+}

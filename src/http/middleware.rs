@@ -1,0 +1,147 @@
+//! The layers around the routes; their order stands in `http.rs`.
+
+use std::{error::Error, time::Duration};
+
+use axum::{
+    Json,
+    extract::{MatchedPath, Request},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tracing::Span;
+use uuid::Uuid;
+
+use super::problem::{Code, Problem};
+use crate::api::ProblemDocument;
+
+/// Headers whose values no layer may log.
+pub(super) const SENSITIVE_HEADERS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a request is called in answers, logs and the audit trail.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(pub(super) String);
+
+/// Names the request: as its `x-request-id` says, if that is a plain short word, else anew.
+pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
+    let is_plain = |text: &&str| {
+        (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+    };
+    let given = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(is_plain);
+    let id = given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+    let value = HeaderValue::from_str(&id);
+    request.extensions_mut().insert(RequestId(id));
+    let mut response = next.run(request).await;
+    if let Ok(value) = value {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Opens the span of a request; the route is logged as its template, because a path may name a person.
+pub(super) fn span(request: &Request) -> Span {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("-", MatchedPath::as_str);
+    let id = request.extensions().get::<RequestId>().map_or("-", |id| id.0.as_str());
+    tracing::info_span!("request", method = %request.method(), route, id)
+}
+
+/// Writes the access log line.
+pub(super) fn log_response(response: &Response, latency: Duration, _: &Span) {
+    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+    tracing::info!(status = response.status().as_u16(), latency_us = micros, "answered");
+}
+
+/// Gives problems their body, and logs them: the one place where failures of requests are logged.
+pub(super) async fn render_problems(request: Request, next: Next) -> Response {
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .map_or_else(String::new, |id| id.0.clone());
+    let response = next.run(request).await;
+    let Some(problem) = response.extensions().get::<Problem>().cloned() else {
+        return response;
+    };
+    let (status, code, title) = problem.code.describe();
+    log(&problem, status, code);
+    let document = ProblemDocument {
+        kind: format!("urn:acs-token-vendor:problem:{code}"),
+        title: title.to_owned(),
+        status: status.as_u16(),
+        code: code.to_owned(),
+        detail: problem.detail.as_ref().map(ToString::to_string),
+        request_id: id,
+    };
+    // The headers that layers and routes have set stay: CORS and `Allow` among them.
+    let (mut parts, _) = response.into_parts();
+    let (body_parts, body) = Json(document).into_response().into_parts();
+    parts.headers.extend(body_parts.headers);
+    parts.headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    parts.headers.remove(header::CONTENT_LENGTH);
+    for (name, value) in problem.headers() {
+        parts.headers.insert(name, value);
+    }
+    Response::from_parts(parts, body)
+}
+
+/// Refuses a request that takes too long.
+pub(super) async fn deadline(timeout: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::response(Code::Overloaded),
+    }
+}
+
+/// Lets the configured browser origins call.
+pub(super) fn cors(origins: &[String]) -> CorsLayer {
+    let origins: Vec<HeaderValue> = origins
+        .iter()
+        .filter_map(|origin| HeaderValue::from_str(origin).ok())
+        .collect();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID])
+        .expose_headers([
+            header::RETRY_AFTER,
+            header::WWW_AUTHENTICATE,
+            HeaderName::from_static("ratelimit"),
+            REQUEST_ID,
+        ])
+        .max_age(Duration::from_secs(600))
+}
+
+fn log(problem: &Problem, status: StatusCode, code: &str) {
+    let cause = problem.cause.as_deref().map(chain).unwrap_or_default();
+    if status == StatusCode::INTERNAL_SERVER_ERROR || status == StatusCode::BAD_GATEWAY {
+        tracing::error!(code, cause, "request failed");
+    } else if status.is_server_error() {
+        tracing::warn!(code, cause, "request failed");
+    } else {
+        tracing::info!(code, cause, "request refused");
+    }
+}
+
+/// Writes an error and its causes in one line; messages never repeat their source.
+fn chain(error: &(dyn Error + Send + Sync + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,249 @@
+//! Problems: every error that leaves the house, as RFC 9457 documents with a stable `code`.
+//!
+//! The one place that decides what a caller sees. A problem is rendered and logged once, by `middleware::render_problems`,
+//! which knows the request's id; the cause goes to the log only.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use axum::{
+    http::{HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    auth,
+    service::{self, upstream},
+    store,
+};
+
+/// What a caller is told to wait when nothing better is known.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The stable names of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    InvalidRequest,
+    MissingCredentials,
+    InvalidToken,
+    LoginSuperseded,
+    ScopeNotAllowed,
+    UserBlocked,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    UserDeleting,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    InternalError,
+    UpstreamRejected,
+    UpstreamThrottled,
+    UpstreamUnavailable,
+    StoreUnavailable,
+    KeysUnavailable,
+    Overloaded,
+    OperationInProgress,
+}
+
+impl Code {
+    /// Returns status, code and title.
+    pub(super) fn describe(self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::InvalidRequest => (S::BAD_REQUEST, "invalid_request", "The request is not valid"),
+            Self::MissingCredentials => (S::UNAUTHORIZED, "missing_credentials", "A login is needed"),
+            Self::InvalidToken => (S::UNAUTHORIZED, "invalid_token", "The login is not valid"),
+            Self::LoginSuperseded => (
+                S::UNAUTHORIZED,
+                "login_superseded",
+                "The login is too old: sign in again",
+            ),
+            Self::ScopeNotAllowed => (S::FORBIDDEN, "scope_not_allowed", "The scope is not allowed"),
+            Self::UserBlocked => (S::FORBIDDEN, "user_blocked", "The user is blocked"),
+            Self::Forbidden => (S::FORBIDDEN, "forbidden", "This is not allowed"),
+            Self::NotFound => (S::NOT_FOUND, "not_found", "There is no such thing"),
+            Self::MethodNotAllowed => (
+                S::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "The method is not allowed here",
+            ),
+            Self::UserDeleting => (S::CONFLICT, "user_deleting", "The user is being deleted"),
+            Self::PayloadTooLarge => (S::PAYLOAD_TOO_LARGE, "payload_too_large", "The body is too large"),
+            Self::UnsupportedMediaType => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "The body must be `application/json`",
+            ),
+            Self::InternalError => (
+                S::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "Something went wrong on our side",
+            ),
+            Self::UpstreamRejected => (S::BAD_GATEWAY, "upstream_rejected", "ACS refused the service"),
+            Self::UpstreamThrottled => (
+                S::SERVICE_UNAVAILABLE,
+                "upstream_throttled",
+                "ACS is throttling the service",
+            ),
+            Self::UpstreamUnavailable => (S::SERVICE_UNAVAILABLE, "upstream_unavailable", "ACS is not available"),
+            Self::StoreUnavailable => (
+                S::SERVICE_UNAVAILABLE,
+                "store_unavailable",
+                "The database is not available",
+            ),
+            Self::KeysUnavailable => (
+                S::SERVICE_UNAVAILABLE,
+                "keys_unavailable",
+                "The keys to check the login are not available",
+            ),
+            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The service is too busy"),
+            Self::OperationInProgress => (
+                S::SERVICE_UNAVAILABLE,
+                "operation_in_progress",
+                "Another operation on the user is not finished",
+            ),
+        }
+    }
+}
+
+/// A problem on its way to the caller.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    pub(super) code: Code,
+    pub(super) detail: Option<Cow<'static, str>>,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) challenge: Option<String>,
+    pub(super) cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Problem {
+    pub(super) fn new(code: Code) -> Self {
+        let (status, name, _) = code.describe();
+        let challenge = match code {
+            // RFC 6750 section 3.1: no error code where no credentials were presented.
+            Code::MissingCredentials => Some("Bearer".to_owned()),
+            _ if status == StatusCode::UNAUTHORIZED => Some(format!("Bearer error=\"{name}\"")),
+            _ => None,
+        };
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(DEFAULT_RETRY_AFTER);
+        Self {
+            code,
+            detail: None,
+            retry_after,
+            challenge,
+            cause: None,
+        }
+    }
+
+    pub(super) fn response(code: Code) -> Response {
+        Self::new(code).into_response()
+    }
+
+    pub(super) fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    fn retry_after(mut self, retry_after: Duration) -> Self {
+        self.retry_after = Some(retry_after);
+        self
+    }
+
+    fn cause(mut self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.cause = Some(Arc::new(cause));
+        self
+    }
+
+    /// The headers that belong to the problem.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (axum::http::HeaderName, HeaderValue)> {
+        use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+        // Rounded up: a caller that comes a moment too early is refused again.
+        let seconds = self
+            .retry_after
+            .map(|wait| wait.as_millis().div_ceil(1000).max(1).to_string());
+        let header = |name, text: Option<&str>| Some((name, HeaderValue::from_str(text?).ok()?));
+        [
+            header(RETRY_AFTER, seconds.as_deref()),
+            header(WWW_AUTHENTICATE, self.challenge.as_deref()),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Gives the status only; the body follows where the request's id is known.
+    fn into_response(self) -> Response {
+        let (status, ..) = self.code.describe();
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<auth::Error> for Problem {
+    fn from(error: auth::Error) -> Self {
+        match error {
+            auth::Error::Missing => Self::new(Code::MissingCredentials),
+            auth::Error::Invalid(_) | auth::Error::UnknownIssuer => Self::new(Code::InvalidToken).cause(error),
+            auth::Error::KeysUnavailable { retry_after } => {
+                Self::new(Code::KeysUnavailable).retry_after(retry_after).cause(error)
+            }
+        }
+    }
+}
+
+impl From<service::Error> for Problem {
+    fn from(error: service::Error) -> Self {
+        match error {
+            service::Error::NoGrant => Self::new(Code::Forbidden)
+                .detail("no grant of the policy matches this login")
+                .cause(error),
+            service::Error::ScopeNotAllowed(scope) => Self::new(Code::ScopeNotAllowed)
+                .detail(format!("this login may not have the scope `{}`", scope.as_str()))
+                .cause(error),
+            service::Error::UserBlocked => Self::new(Code::UserBlocked).cause(error),
+            service::Error::LoginSuperseded { max_age } => {
+                let mut problem = Self::new(Code::LoginSuperseded).cause(error);
+                // RFC 9470 section 3: tells clients to sign the user in anew instead of presenting a cached login again.
+                let max_age = max_age.as_secs();
+                problem.challenge = Some(format!(
+                    "Bearer error=\"insufficient_user_authentication\", max_age=\"{max_age}\""
+                ));
+                problem
+            }
+            service::Error::UserDeleting => Self::new(Code::UserDeleting).cause(error),
+            service::Error::NotFound => Self::new(Code::NotFound),
+            service::Error::InProgress => Self::new(Code::OperationInProgress).cause(error),
+            service::Error::Upstream(error) => error.into(),
+            service::Error::Store(error) => error.into(),
+            service::Error::Interrupted => Self::new(Code::InternalError).cause(error),
+        }
+    }
+}
+
+impl From<upstream::Error> for Problem {
+    fn from(error: upstream::Error) -> Self {
+        match error {
+            upstream::Error::Rejected(_) => Self::new(Code::UpstreamRejected).cause(error),
+            upstream::Error::Throttled { retry_after } => {
+                Self::new(Code::UpstreamThrottled).retry_after(retry_after).cause(error)
+            }
+            upstream::Error::Unavailable { retry_after, .. } => Self::new(Code::UpstreamUnavailable)
+                .retry_after(retry_after)
+                .cause(error),
+        }
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Unavailable(_) => Self::new(Code::StoreUnavailable).cause(error),
+            store::Error::Url(_)
+            | store::Error::Rejected(_)
+            | store::Error::Corrupt { .. }
+            | store::Error::Migration(_)
+            | store::Error::TooOld { .. } => Self::new(Code::InternalError).cause(error),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `POST /token`: the main job.
+
+use axum::{Json, extract::State, http::header};
+use chrono::Duration;
+
+use super::{
+    Api,
+    extract::{Login, OptionalJson},
+    middleware::RequestId,
+    problem::{Code, Problem},
+};
+use crate::{
+    api::{CommunicationUser, ProblemDocument, TokenRequest, TokenResponse},
+    domain::token::Lifetime,
+    service::{Issued, Wanted},
+};
+
+/// Issue a token.
+///
+/// Gives the caller an ACS access token for the caller's own identity, which is created at the first call.
+#[utoipa::path(
+    post,
+    path = "/token",
+    tag = "For app users",
+    security(("login" = [])),
+    request_body(content = Option<TokenRequest>, description = "May be left out."),
+    responses(
+        (status = 200, description = "A token that is good now.", body = TokenResponse,
+         headers(("Cache-Control" = String, description = "Always `no-store`."))),
+        (status = 400, description = "`invalid_request`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "`missing_credentials`, `invalid_token`, `login_superseded`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "`scope_not_allowed`, `user_blocked`, `forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "`user_deleting`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "`payload_too_large`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported_media_type`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 502, description = "`upstream_rejected`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "`upstream_throttled`, `upstream_unavailable`, `store_unavailable`, `keys_unavailable`, `overloaded`, `operation_in_progress`; with `Retry-After`", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn issue_token(
+    State(api): State<Api>,
+    request_id: RequestId,
+    Login(login): Login,
+    OptionalJson(request): OptionalJson<TokenRequest>,
+) -> Result<([(header::HeaderName, &'static str); 1], Json<TokenResponse>), Problem> {
+    let wanted = wanted(request, request_id)?;
+    let issued = api.service.issue(&login, &wanted).await?;
+    tracing::info!(
+        user = %issued.user,
+        fingerprint = issued.token.token.fingerprint(),
+        expires_on = %issued.token.expires_on,
+        login_jti = login.token_id,
+        login_sid = login.session_id,
+        "token handed out"
+    );
+    Ok((
+        [(header::CACHE_CONTROL, "no-store")],
+        Json(response(issued, api.service.endpoint())),
+    ))
+}
+
+fn wanted(request: TokenRequest, RequestId(request_id): RequestId) -> Result<Wanted, Problem> {
+    let invalid = |detail: String| Problem::new(Code::InvalidRequest).detail(detail);
+    if request
+        .scopes
+        .as_ref()
+        .is_some_and(crate::domain::scope::Scopes::is_empty)
+    {
+        return Err(invalid(
+            "`scopes`: must name at least one scope, or be left out".to_owned(),
+        ));
+    }
+    let lifetime = request.expires_in_minutes.map(Lifetime::from_minutes).transpose();
+    let lifetime = lifetime.map_err(|error| invalid(format!("`expiresInMinutes`: {error}")))?;
+    Ok(Wanted {
+        scopes: request.scopes,
+        lifetime,
+        request_id: Some(request_id),
+    })
+}
+
+fn response(issued: Issued, endpoint: &str) -> TokenResponse {
+    // The SDKs refresh ten minutes before the end; tokens live an hour at least.
+    let expires_on = issued.token.expires_on;
+    TokenResponse {
+        expires_on,
+        expires_on_timestamp: expires_on.timestamp_millis(),
+        refresh_after: expires_on - Duration::minutes(10),
+        token: issued.token.token,
+        scopes: issued.scopes,
+        endpoint: endpoint.to_owned(),
+        user: CommunicationUser {
+            communication_user_id: issued.acs_id.as_str().to_owned(),
+        },
+    }
+}

@@ -1,0 +1,133 @@
+//! What the product does: one user, one identity, and tokens that are never handed out against a later decision.
+//!
+//! The rules of issuing and creating are those of `docs/protocol.md`; each condition stands in a statement of `store`.
+
+mod create;
+mod issue;
+pub mod lookup;
+pub mod upstream;
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    domain::{clock::Clock, scope::Scope, token::Lifetime},
+    store::{self, Store},
+};
+use upstream::Upstream;
+
+pub use issue::{Issued, Wanted};
+
+/// What tokens are like, and how long a request waits.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The life of a token when the request does not say, bounded by the user's grant.
+    pub lifetime: Lifetime,
+    /// How long a request may wait for ACS, for another request that creates the identity, or for a revocation to finish.
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lifetime: Lifetime::HOUR,
+            patience: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a use case did not come to its end, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No grant matches the login.
+    #[error("no grant of the policy matches the login")]
+    NoGrant,
+    /// A scope was asked for that the grant does not have.
+    #[error("the scope `{}` is not granted", .0.as_str())]
+    ScopeNotAllowed(Scope),
+    /// The user is blocked.
+    #[error("the user is blocked")]
+    UserBlocked,
+    /// The login is older than the user's last revocation.
+    #[error("the login is older than the user's last revocation")]
+    LoginSuperseded {
+        /// How old a login may be at most to be accepted now.
+        max_age: Duration,
+    },
+    /// The user is being deleted.
+    #[error("the user is being deleted")]
+    UserDeleting,
+    /// There is no mapping yet.
+    #[error("there is no such mapping")]
+    NotFound,
+    /// A creation, revocation or deletion of the same user did not finish in time.
+    #[error("an operation on the same user did not finish in time")]
+    InProgress,
+    /// ACS did not do what was asked.
+    #[error("the call to ACS failed")]
+    Upstream(#[from] upstream::Error),
+    /// The database did not do what was asked.
+    #[error("the store failed")]
+    Store(#[from] store::Error),
+    /// The work was interrupted by the process stopping or by a fault of ours.
+    #[error("the work was interrupted")]
+    Interrupted,
+}
+
+/// The use cases, over one store and one ACS resource.
+pub struct Service {
+    store: Store,
+    upstream: Upstream,
+    clock: Clock,
+    settings: Settings,
+    /// Work that must come to its end although the request that began it may be gone.
+    detached: TaskTracker,
+}
+
+impl Service {
+    /// Puts the use cases together.
+    #[must_use]
+    pub fn new(store: Store, upstream: Upstream, clock: Clock, settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            upstream,
+            clock,
+            settings,
+            detached: TaskTracker::new(),
+        })
+    }
+
+    /// Waits for work that outlived its request.
+    pub async fn finish(&self) {
+        self.detached.close();
+        self.detached.wait().await;
+    }
+
+    /// Asks the database whether it is there.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when it is not.
+    pub async fn check_store(&self) -> Result<(), Error> {
+        Ok(self.store.ping().await?)
+    }
+
+    /// Returns the address of the ACS resource.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        self.upstream.endpoint()
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.settings.patience
+    }
+}
+
+/// Rounds down to whole seconds, as JWTs know them.
+fn floor_to_second(time: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time)
+}

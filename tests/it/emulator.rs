@@ -1,0 +1,530 @@
+//! The emulator over real HTTP, judged by what was recorded of ACS and by its own promises.
+//!
+//! Requests are signed by this file's own reading of the scheme.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use acs_token_vendor::{
+    domain::clock::Clock,
+    emulator::{AccessKey, Emulator, Settings},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use chrono::{DateTime, TimeDelta, Utc};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use reqwest::{Client, Request, header::HeaderMap};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+const PRIMARY: &str = "cHJpbWFyeSBrZXkgb2YgdGhlIGVtdWxhdG9yJ3MgdGVzdHM=";
+const SECONDARY: &str = "c2Vjb25kYXJ5IGtleSBvZiB0aGUgZW11bGF0b3IncyB0ZXN0cw==";
+const CREATE: &str = "/identities?api-version=2023-10-01";
+const FOREIGN: &str = "8:acs:00000000-0000-0000-0000-000000000000_00000000-0000-0000-0000-000000000000";
+const RECORDED: &str = include_str!("../data/observed_exchanges.json");
+
+/// A served emulator and what a caller of it needs.
+struct Rig {
+    host: String,
+    clock: Clock,
+    client: Client,
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    async fn start_with(strict_identities: bool) -> Self {
+        let access_keys = [PRIMARY, SECONDARY].map(|key| AccessKey::parse(key).unwrap());
+        let settings = Settings {
+            access_keys: access_keys.to_vec(),
+            strict_identities,
+        };
+        let clock = Clock::default();
+        let router = Emulator::new(settings, clock.clone()).unwrap().router();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client = Client::builder().no_proxy().build().unwrap();
+        Self { host, clock, client }
+    }
+
+    /// Makes a request signed with the primary key, which tests may spoil; the control surface ignores signatures.
+    fn request(&self, method: &str, target: &str, body: &str) -> Request {
+        let url = format!("http://{}{target}", self.host);
+        let request = self.client.request(method.parse().unwrap(), url);
+        let mut request = request.body(body.to_owned()).build().unwrap();
+        let signature = sign(PRIMARY, method, target, &self.host, &date(self.clock.now()), body);
+        set(&mut request, &signature);
+        request
+    }
+
+    async fn execute(&self, request: Request) -> Answer {
+        let response = self.client.execute(request).await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = response.bytes().await.unwrap();
+        let body = (!bytes.is_empty()).then(|| serde_json::from_slice(&bytes).unwrap());
+        Answer {
+            status,
+            headers,
+            body: body.unwrap_or_default(),
+        }
+    }
+
+    async fn call(&self, method: &str, target: &str, body: &str) -> Answer {
+        self.execute(self.request(method, target, body)).await
+    }
+
+    async fn control(&self, path: &str) -> Value {
+        self.call("GET", &format!("/_emulator/{path}"), "").await.body
+    }
+
+    async fn create(&self) -> String {
+        let answer = self.call("POST", CREATE, "").await;
+        answer.body["identity"]["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn issue(&self, id: &str) -> Answer {
+        let target = format!("/identities/{id}/:issueAccessToken?api-version=2023-10-01");
+        self.call("POST", &target, r#"{"scopes":["chat"]}"#).await
+    }
+
+    async fn token(&self, id: &str) -> String {
+        self.issue(id).await.body["token"].as_str().unwrap().to_owned()
+    }
+
+    async fn revoke(&self, id: &str) -> Answer {
+        let target = format!("/identities/{id}/:revokeAccessTokens?api-version=2023-10-01");
+        self.call("POST", &target, "").await
+    }
+
+    async fn delete(&self, id: &str) -> Answer {
+        let target = format!("/identities/{id}?api-version=2023-10-01");
+        self.call("DELETE", &target, "").await
+    }
+
+    async fn introspect(&self, token: &str) -> Value {
+        let body = json!({ "token": token }).to_string();
+        self.call("POST", "/_emulator/introspect", &body).await.body
+    }
+
+    /// Returns why a token is not good, or null.
+    async fn reason(&self, token: &str) -> Value {
+        let judged = self.introspect(token).await;
+        assert_eq!(judged["active"], judged["reason"].is_null());
+        judged["reason"].clone()
+    }
+
+    async fn fault(&self, rule: Value) {
+        let rules = json!({ "rules": [rule] });
+        let answer = self.call("PUT", "/_emulator/faults", &rules.to_string()).await;
+        assert_eq!((answer.status, answer.body), (200, rules));
+    }
+
+    /// Sends a signed create by hand and returns every byte that came back.
+    fn raw_create(&self) -> Vec<u8> {
+        let mut request = format!("POST {CREATE} HTTP/1.1\r\nhost: {}\r\n", self.host);
+        for (name, value) in sign(PRIMARY, "POST", CREATE, &self.host, &date(self.clock.now()), "") {
+            request = request + name + ": " + &value + "\r\n";
+        }
+        request += "content-length: 0\r\n\r\n";
+        let mut stream = TcpStream::connect(&self.host).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    }
+}
+
+fn sign(key: &str, method: &str, target: &str, host: &str, date: &str, body: &str) -> [(&'static str, String); 3] {
+    let hash = BASE64_STANDARD.encode(Sha256::digest(body));
+    let mut mac = Hmac::<Sha256>::new_from_slice(&BASE64_STANDARD.decode(key).unwrap()).unwrap();
+    mac.update(format!("{method}\n{target}\n{date};{host};{hash}").as_bytes());
+    let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
+    let names = "x-ms-date;host;x-ms-content-sha256";
+    let authorization = format!("HMAC-SHA256 SignedHeaders={names}&Signature={signature}");
+    let date = ("x-ms-date", date.to_owned());
+    [date, ("x-ms-content-sha256", hash), ("authorization", authorization)]
+}
+
+fn set(request: &mut Request, headers: &[(&'static str, String)]) {
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+}
+
+fn date(time: DateTime<Utc>) -> String {
+    time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+fn error(code: &str, message: &str) -> Value {
+    json!({ "error": { "code": code, "message": message } })
+}
+
+/// Blanks what recordings sanitise, so that the rest can be compared.
+fn sanitised(body: &Value) -> Value {
+    let Value::Object(members) = body else {
+        return body.clone();
+    };
+    let blank = |(name, value): (&String, &Value)| {
+        let varies = value.is_string() && ["id", "token", "expiresOn"].contains(&name.as_str());
+        (name.clone(), if varies { json!("varies") } else { sanitised(value) })
+    };
+    Value::Object(members.iter().map(blank).collect())
+}
+
+#[tokio::test]
+async fn recorded_exchanges_are_answered_alike() {
+    let file: Value = serde_json::from_str(RECORDED).unwrap();
+    let rig = Rig::start().await;
+    let mut replayed = 0;
+    for exchange in file["exchanges"].as_array().unwrap() {
+        let (request, response) = (&exchange["request"], &exchange["response"]);
+        let name = exchange["name"].as_str().unwrap();
+        let target = request["path_and_query"].as_str().unwrap();
+        if target.starts_with("/teamsUser") || target.contains("2020-07-20") {
+            continue;
+        }
+        let own = rig.create().await;
+        let id = if name.contains("zero guid") { FOREIGN } else { &own };
+        let body = match &request["body"] {
+            Value::Null => String::new(),
+            Value::String(_) => json!({ "createTokenWithScopes": ["chat"] }).to_string(),
+            body => body.to_string(),
+        };
+        let method = request["method"].as_str().unwrap();
+        let answer = rig.call(method, &target.replace("<id>", id), &body).await;
+        assert_eq!(answer.status, response["status"], "{name}");
+        assert_eq!(sanitised(&answer.body), sanitised(&response["body"]), "{name}");
+        let content_type = answer.headers.get("content-type").map(|value| value.to_str().unwrap());
+        assert_eq!(content_type, response["headers"]["Content-Type"].as_str(), "{name}");
+        replayed += 1;
+    }
+    assert_eq!(replayed, 13);
+}
+
+#[tokio::test]
+async fn answers_carry_the_recorded_headers() {
+    let rig = Rig::start().await;
+    let mut request = rig.request("POST", CREATE, "");
+    set(&mut request, &[("x-ms-client-request-id", "mine".to_owned())]);
+    let headers = rig.execute(request).await.headers;
+    assert_eq!(headers["x-ms-client-request-id"], "mine");
+    assert_eq!(headers["request-context"], "appId=");
+    assert_eq!(headers["ms-cv"].len(), 24);
+    assert!(headers.contains_key("api-supported-versions"));
+}
+
+#[tokio::test]
+async fn created_token_has_the_chosen_scopes_and_lifetime() {
+    let rig = Rig::start().await;
+    let body = r#"{"createTokenWithScopes":["chat","voip.join"],"expiresInMinutes":90}"#;
+    let before = rig.clock.now();
+    let body = rig.call("POST", CREATE, body).await.body;
+    let expires: DateTime<Utc> = body["accessToken"]["expiresOn"].as_str().unwrap().parse().unwrap();
+    assert!((before..=rig.clock.now()).contains(&(expires - TimeDelta::minutes(90))));
+    let token = body["accessToken"]["token"].as_str().unwrap();
+    let judged = rig.introspect(token).await;
+    assert_eq!(judged["identity"], body["identity"]["id"]);
+    assert_eq!(judged["scopes"], json!(["chat", "voip.join"]));
+    assert_eq!(judged["active"], true);
+    rig.clock.advance(Duration::from_mins(90));
+    assert_eq!(rig.reason(token).await, "expired");
+}
+
+#[tokio::test]
+async fn both_keys_and_both_date_headers_are_accepted() {
+    let rig = Rig::start().await;
+    let mut request = rig.request("POST", CREATE, "");
+    let [(_, date), hash, (_, authorization)] = sign(SECONDARY, "POST", CREATE, &rig.host, &date(rig.clock.now()), "");
+    let authorization = authorization.replace("x-ms-date", "date");
+    request.headers_mut().remove("x-ms-date");
+    set(&mut request, &[("date", date), hash, ("authorization", authorization)]);
+    assert_eq!(rig.execute(request).await.status, 201);
+}
+
+#[tokio::test]
+async fn badly_signed_requests_are_denied() {
+    const DENIED: &str = "Denied by the resource provider.";
+    const HASH: &str = "Request 'x-ms-content-sha256' differs from generated content hash.";
+    let rig = Rig::start().await;
+    let good = || rig.request("POST", CREATE, "{}");
+    let with = |name: &'static str, value: &str| {
+        let mut request = good();
+        set(&mut request, &[(name, value.to_owned())]);
+        request
+    };
+    let without = |name: &str| {
+        let mut request = good();
+        request.headers_mut().remove(name);
+        request
+    };
+    let dated = |seconds: i64| {
+        let mut request = good();
+        let date = date(rig.clock.now() + TimeDelta::seconds(seconds));
+        set(&mut request, &sign(PRIMARY, "POST", CREATE, &rig.host, &date, "{}"));
+        request
+    };
+    let [.., (_, other_key)] = sign("b3RoZXI=", "POST", CREATE, &rig.host, &date(rig.clock.now()), "{}");
+    let mut tampered = good();
+    *tampered.body_mut() = Some("{ }".into());
+    let cases = [
+        ("no authorization", without("authorization"), DENIED),
+        ("no date", without("x-ms-date"), DENIED),
+        ("no content hash", without("x-ms-content-sha256"), DENIED),
+        ("bearer", with("authorization", "Bearer token"), DENIED),
+        ("other key", with("authorization", &other_key), DENIED),
+        (
+            "date unsigned",
+            with("authorization", &other_key.replace("x-ms-date;", "")),
+            DENIED,
+        ),
+        (
+            "other host",
+            with("host", "my-resource.communication.azure.com"),
+            DENIED,
+        ),
+        ("other body", tampered, HASH),
+        ("other hash", with("x-ms-content-sha256", "AAAA"), HASH),
+        ("date not a date", with("x-ms-date", "yesterday"), DENIED),
+        ("old date", dated(-960), DENIED),
+        ("early date", dated(960), DENIED),
+    ];
+    let count = cases.len();
+    for (name, request, message) in cases {
+        let answer = rig.execute(request).await;
+        assert_eq!((answer.status, answer.body), (401, error("Denied", message)), "{name}");
+    }
+    assert_eq!(rig.execute(good()).await.status, 201);
+    let stats = rig.control("stats").await;
+    assert_eq!(
+        (&stats["unauthorized"], &stats["identities"]),
+        (&json!(count), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn revoked_token_introspects_inactive() {
+    let rig = Rig::start().await;
+    let id = rig.create().await;
+    let (first, second) = (rig.token(&id).await, rig.token(&id).await);
+    assert_ne!(first, second);
+    assert_eq!(rig.reason(&first).await, Value::Null);
+    let answer = rig.revoke(&id).await;
+    assert_eq!((answer.status, answer.body), (204, Value::Null));
+    assert_eq!(rig.reason(&first).await, "revoked");
+    assert_eq!(rig.reason(&second).await, "revoked");
+    rig.clock.advance(Duration::from_secs(1));
+    let third = rig.token(&id).await;
+    assert_eq!(rig.reason(&third).await, Value::Null);
+    let report = rig.control(&format!("identities/{}", id.replace(':', "%3A"))).await;
+    let expected = json!({ "id": id, "exists": true, "tokensIssued": 3, "tokensActive": 1 });
+    assert_eq!(report, expected);
+}
+
+#[tokio::test]
+async fn deleted_identity_takes_its_tokens_along() {
+    let rig = Rig::start().await;
+    let id = rig.create().await;
+    let token = rig.token(&id).await;
+    assert_eq!(rig.delete(&id).await.status, 204);
+    assert_eq!(rig.reason(&token).await, "identity_deleted");
+    let not_found = error("IdentityNotFound", "Provided identity doesn't exist.");
+    for answer in [rig.issue(&id).await, rig.revoke(&id).await] {
+        assert_eq!((answer.status, answer.body), (404, not_found.clone()));
+    }
+    assert_eq!(rig.delete(&id).await.status, 204);
+    let report = rig.control(&format!("identities/{id}")).await;
+    let expected = json!({ "id": id, "exists": false, "tokensIssued": 1, "tokensActive": 0 });
+    assert_eq!(report, expected);
+}
+
+#[tokio::test]
+async fn foreign_and_malformed_identities_are_refused() {
+    let rig = Rig::start().await;
+    let not_owned = error("IdentityNotOwned", "Provided identity doesn't belong to the resource.");
+    for answer in [
+        rig.issue(FOREIGN).await,
+        rig.revoke(FOREIGN).await,
+        rig.delete(FOREIGN).await,
+    ] {
+        assert_eq!((answer.status, answer.body), (401, not_owned.clone()));
+    }
+    for answer in [
+        rig.issue("alice").await,
+        rig.revoke("alice").await,
+        rig.delete("alice").await,
+    ] {
+        assert_eq!(
+            (answer.status, &answer.body["error"]["code"]),
+            (400, &json!("ValidationError"))
+        );
+    }
+    let expected = json!({ "id": "alice", "exists": false, "tokensIssued": 0, "tokensActive": 0 });
+    assert_eq!(rig.control("identities/alice").await, expected);
+}
+
+#[tokio::test]
+async fn identity_of_an_earlier_run_is_adopted_unless_strict() {
+    let id = Rig::start().await.create().await;
+    let restarted = Rig::start().await;
+    assert_eq!(restarted.issue(&id).await.status, 200);
+    assert_eq!(restarted.control("stats").await["identities"], 1);
+    let strict = Rig::start_with(true).await;
+    for answer in [
+        strict.issue(&id).await,
+        strict.revoke(&id).await,
+        strict.delete(&id).await,
+    ] {
+        assert_eq!(
+            (answer.status, &answer.body["error"]["code"]),
+            (404, &json!("IdentityNotFound"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn token_of_an_earlier_run_is_unknown() {
+    let earlier = Rig::start().await;
+    let token = earlier.token(&earlier.create().await).await;
+    let restarted = Rig::start().await;
+    assert_eq!(restarted.reason(&token).await, "unknown_token");
+    assert_ne!(restarted.control("jwks").await, earlier.control("jwks").await);
+}
+
+#[tokio::test]
+async fn every_mistake_is_answered_in_the_error_shape() {
+    let rig = Rig::start().await;
+    let issue = format!(
+        "/identities/{}/:issueAccessToken?api-version=2023-10-01",
+        rig.create().await
+    );
+    let large = "x".repeat(70_000);
+    for (method, target, body, status, code) in [
+        ("POST", "/identities", "", 400, "ApiVersionUnspecified"),
+        ("POST", "/identities?api-version=1", "", 400, "UnsupportedApiVersion"),
+        ("GET", CREATE, "", 405, "MethodNotAllowed"),
+        ("POST", "/nowhere?api-version=2023-10-01", "", 404, "NotFound"),
+        (
+            "POST",
+            "/teamsUser/:exchangeAccessToken?api-version=2023-10-01",
+            "{}",
+            404,
+            "NotFound",
+        ),
+        ("POST", CREATE, "{", 400, "ValidationError"),
+        ("POST", CREATE, &large, 413, "PayloadTooLarge"),
+        ("POST", &issue, "", 400, "ValidationError"),
+        ("POST", &issue, r#"{"scopes":["pstn"]}"#, 400, "ValidationError"),
+        ("PATCH", "/_emulator/stats", "", 405, "MethodNotAllowed"),
+        ("GET", "/_emulator/nothing", "", 404, "NotFound"),
+        ("POST", "/_emulator/introspect", "[]", 400, "ValidationError"),
+    ] {
+        let answer = rig.call(method, target, body).await;
+        assert_eq!(
+            (answer.status, &answer.body["error"]["code"]),
+            (status, &json!(code)),
+            "{target}"
+        );
+    }
+    let message = format!(
+        "The HTTP resource that matches the request URI 'http://{}/identities' does not support the API version '1'.",
+        rig.host
+    );
+    let mut expected = error("UnsupportedApiVersion", &message);
+    expected["error"]["innerError"] = Value::Null;
+    assert_eq!(rig.call("POST", "/identities?api-version=1", "").await.body, expected);
+    assert_eq!(rig.control("stats").await["calls"]["exchange"], 0);
+}
+
+#[tokio::test]
+async fn status_fault_answers_without_acting_until_spent() {
+    let rig = Rig::start().await;
+    let create = || rig.call("POST", CREATE, "");
+    rig.fault(json!({ "operation": "create", "kind": "status", "status": 429, "retryAfterSeconds": 7, "count": 1 }))
+        .await;
+    let throttled = create().await;
+    assert_eq!(
+        (throttled.status, &throttled.body["error"]["code"]),
+        (429, &json!("TooManyRequests"))
+    );
+    assert_eq!(throttled.headers["retry-after"], "7");
+    assert_eq!(create().await.status, 201);
+    rig.fault(json!({ "operation": "*", "kind": "status", "status": 503 }))
+        .await;
+    let unavailable = create().await;
+    assert_eq!(unavailable.status, 503);
+    assert!(!unavailable.headers.contains_key("retry-after"));
+    assert_eq!(rig.call("DELETE", "/_emulator/faults", "").await.status, 204);
+    assert_eq!(create().await.status, 201);
+    let calls = json!({ "create": 4, "issue": 0, "revoke": 0, "delete": 0, "exchange": 0 });
+    let expected = json!({ "identities": 2, "calls": calls, "unauthorized": 0, "throttled": 1 });
+    assert_eq!(rig.control("stats").await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_connection_brings_no_byte_of_an_answer() {
+    let rig = Rig::start().await;
+    for (kind, identities) in [("drop_before", 0), ("drop_after", 2)] {
+        rig.fault(json!({ "operation": "create", "kind": kind })).await;
+        assert!(rig.raw_create().is_empty(), "{kind}");
+        let result = rig.client.execute(rig.request("POST", CREATE, "")).await;
+        assert!(result.unwrap_err().is_request(), "{kind}");
+        assert_eq!(rig.control("stats").await["identities"], identities, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn late_call_acts_after_its_caller_is_gone() {
+    let rig = Rig::start().await;
+    rig.fault(json!({ "operation": "create", "kind": "late", "delayMs": 50 }))
+        .await;
+    let result = rig.client.execute(rig.request("POST", CREATE, "")).await;
+    assert!(result.unwrap_err().is_request());
+    let acted = async {
+        while rig.control("stats").await["identities"] == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), acted).await.unwrap();
+}
+
+#[tokio::test]
+async fn delayed_call_is_answered_and_hanging_call_is_not() {
+    let rig = Rig::start().await;
+    rig.fault(json!({ "operation": "create", "kind": "delay", "delayMs": 5 }))
+        .await;
+    rig.create().await;
+    rig.fault(json!({ "operation": "create", "kind": "hang" })).await;
+    let mut request = rig.request("POST", CREATE, "");
+    *request.timeout_mut() = Some(Duration::from_millis(300));
+    assert!(rig.client.execute(request).await.unwrap_err().is_timeout());
+    let stats = rig.control("stats").await;
+    assert_eq!(
+        (&stats["identities"], &stats["calls"]["create"]),
+        (&json!(1), &json!(2))
+    );
+}
+
+#[tokio::test]
+async fn bad_fault_rule_is_refused_and_changes_nothing() {
+    let rig = Rig::start().await;
+    let good = json!({ "operation": "issue", "kind": "status", "status": 500, "share": 0.5, "count": 3 });
+    rig.fault(good.clone()).await;
+    let bad = json!({ "rules": [{ "operation": "issue", "kind": "hang" }, { "operation": "issue", "kind": "delay" }] });
+    let answer = rig.call("PUT", "/_emulator/faults", &bad.to_string()).await;
+    assert_eq!(
+        (answer.status, &answer.body["error"]["target"]),
+        (400, &json!("rules[1].delayMs"))
+    );
+    assert_eq!(rig.control("faults").await, json!({ "rules": [good] }));
+}

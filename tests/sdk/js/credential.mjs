@@ -1,0 +1,90 @@
+// Checks that the credential class of the official JavaScript SDK lives on tokens from the token service.
+//
+// VENDOR_URL is the token service, LOGIN the bearer JWT of an app user, EMULATOR_URL the emulator behind the service.
+
+import assert from "node:assert/strict";
+
+import { AzureCommunicationTokenCredential } from "@azure/communication-common";
+
+import { introspect, required, run } from "./emulator.mjs";
+
+const VENDOR_URL = required("VENDOR_URL").replace(/\/$/, "");
+const LOGIN = required("LOGIN");
+
+/** Gets a token as an app would, and remembers it for comparison. */
+function vendor() {
+  const seen = [];
+  const fetchToken = async () => {
+    const answer = await fetch(`${VENDOR_URL}/token`, { method: "POST", headers: { authorization: `Bearer ${LOGIN}` } });
+    const text = await answer.text();
+    assert.ok(answer.ok, `POST /token answered ${answer.status}: ${text}`);
+    const body = JSON.parse(text);
+    seen.push(body);
+    return body;
+  };
+  return { seen, fetchToken, tokenRefresher: async () => (await fetchToken()).token };
+}
+
+/** Checks what a credential hands out against what the service answered. */
+async function assertHandsOut(credential, answer) {
+  const { token, expiresOnTimestamp } = await credential.getToken();
+  assert.equal(token, answer.token);
+  for (const ours of [answer.expiresOnTimestamp, Date.parse(answer.expiresOn)]) {
+    assert.ok(Math.abs(expiresOnTimestamp - ours) <= 1000, `${expiresOnTimestamp} is not within a second of ${ours}`);
+  }
+  const judged = await introspect(token);
+  assert.equal(judged.active, true, JSON.stringify(judged));
+}
+
+async function initialTokenIsHandedOut() {
+  const { seen, fetchToken, tokenRefresher } = vendor();
+  const { token } = await fetchToken();
+  const credential = new AzureCommunicationTokenCredential({ token, tokenRefresher });
+  try {
+    await assertHandsOut(credential, seen[0]);
+    assert.equal(seen.length, 1, "the refresher was called although the token is fresh");
+  } finally {
+    credential.dispose();
+  }
+}
+
+async function refresherIsAskedWithoutAnInitialToken() {
+  const { seen, tokenRefresher } = vendor();
+  const credential = new AzureCommunicationTokenCredential({ tokenRefresher });
+  try {
+    await credential.getToken();
+    await assertHandsOut(credential, seen[0]);
+    assert.equal(seen.length, 1, "the refresher was called more than once");
+  } finally {
+    credential.dispose();
+  }
+}
+
+async function proactiveRefreshTakesAToken() {
+  const { seen, tokenRefresher } = vendor();
+  const credential = new AzureCommunicationTokenCredential({ tokenRefresher, refreshProactively: true });
+  try {
+    await credential.getToken();
+    await assertHandsOut(credential, seen.at(-1));
+  } finally {
+    credential.dispose();
+  }
+}
+
+async function proactiveRefreshKeepsAnInitialToken() {
+  const { seen, fetchToken, tokenRefresher } = vendor();
+  const { token } = await fetchToken();
+  const credential = new AzureCommunicationTokenCredential({ token, tokenRefresher, refreshProactively: true });
+  try {
+    await assertHandsOut(credential, seen.at(-1));
+  } finally {
+    credential.dispose();
+  }
+}
+
+await run([
+  initialTokenIsHandedOut,
+  refresherIsAskedWithoutAnInitialToken,
+  proactiveRefreshTakesAToken,
+  proactiveRefreshKeepsAnInitialToken,
+]);
