@@ -1,8 +1,11 @@
 //! The admin listener: liveness and readiness, for probes only.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
@@ -51,6 +54,8 @@ pub fn router(api: Api, lifecycle: Lifecycle) -> Router {
 async fn readyz(State((api, lifecycle)): State<(Api, Lifecycle)>) -> (StatusCode, Json<Readiness>) {
     let word = |good: bool| if good { "available" } else { "unavailable" }.to_owned();
     let status = lifecycle.word();
+    // A probe has no patience: a database that takes longer is as good as away.
+    let database = tokio::time::timeout(Duration::from_millis(500), api.service.check_store()).await;
     let code = if status == "ready" {
         StatusCode::OK
     } else {
@@ -58,7 +63,7 @@ async fn readyz(State((api, lifecycle)): State<(Api, Lifecycle)>) -> (StatusCode
     };
     let body = Readiness {
         status: status.to_owned(),
-        database: word(api.service.check_store().await.is_ok()),
+        database: word(database.is_ok_and(|answer| answer.is_ok())),
         keys: api
             .authenticator
             .readiness()

@@ -1,1 +1,22 @@
-//! x
+//! The product's tests: the real application on free ports, with the emulator, a real issuer and both databases.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod architecture;
+mod commands;
+mod configuration;
+mod emulator;
+mod logins;
+mod migrations;
+mod openapi;
+mod problems;
+mod promises;
+mod redaction;
+mod support;
+mod token;
+mod upstream;

@@ -1,0 +1,128 @@
+# What the scripts share: finding or installing tools, and servers that end with the script.
+
+say() { printf '\n== %s\n' "$*"; }
+
+give_up() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# need_command COMMAND PACKAGE WHAT: installs the Debian package if the command is missing.
+need_command() {
+    command -v "$1" >/dev/null && return
+    install_package "$2" || give_up "$3 is needed (the command '$1'), and could not be installed"
+    command -v "$1" >/dev/null || give_up "$3 is needed (the command '$1')"
+}
+
+install_package() {
+    [ -n "$1" ] && command -v apt-get >/dev/null || return 1
+    local as_root=""
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || return 1
+        as_root="sudo -n"
+    fi
+    say "installing $1"
+    $as_root apt-get install -y --no-install-recommends $1 >/dev/null 2>&1 && return
+    $as_root apt-get update >/dev/null && DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y --no-install-recommends $1 >/dev/null
+}
+
+postgres_folder() {
+    local newest
+    newest=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
+    if [ -x "$newest/initdb" ]; then echo "$newest"; elif command -v initdb >/dev/null; then dirname "$(command -v initdb)"; fi
+}
+
+# Postgres refuses to run as root.
+as_postgres() {
+    if [ "$(id -u)" = 0 ]; then
+        local user=postgres
+        id "$user" >/dev/null 2>&1 || user=nobody
+        setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups "$@"
+    else
+        "$@"
+    fi
+}
+
+# start_postgres FOLDER: a cluster that forgets everything, on a free port; sets TEST_POSTGRES_URL.
+start_postgres() {
+    local bin
+    bin=$(postgres_folder)
+    if [ -z "$bin" ]; then
+        install_package postgresql || give_up "Postgres is needed: install it, or set TEST_POSTGRES_URL to a server where databases may be created"
+        bin=$(postgres_folder)
+    fi
+    say "starting a throw-away Postgres"
+    postgres_bin=$bin
+    postgres_data=$1/data
+    mkdir -p "$1"
+    [ "$(id -u)" != 0 ] || chown "$(id -u postgres 2>/dev/null || id -u nobody)" "$1"
+    # From here, because the Postgres user may not be allowed to read the present folder.
+    (cd / && as_postgres "$bin/initdb" -D "$postgres_data" -U postgres --auth=trust --no-sync -E UTF8 >/dev/null)
+    local port attempt
+    for attempt in 1 2 3 4 5; do
+        port=$((20000 + RANDOM % 30000))
+        # No durability: the cluster is thrown away anyhow.
+        if (cd / && as_postgres "$bin/pg_ctl" -D "$postgres_data" -w -t 60 -l "$1/log" start -o \
+            "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$1 -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=400" >/dev/null); then
+            TEST_POSTGRES_URL="postgres://postgres@127.0.0.1:$port/postgres"
+            return
+        fi
+    done
+    cat "$1/log" >&2
+    give_up "the throw-away Postgres did not start"
+}
+
+stop_postgres() {
+    [ -n "${postgres_data:-}" ] || return 0
+    (cd / && as_postgres "$postgres_bin/pg_ctl" -D "$postgres_data" -m immediate stop >/dev/null 2>&1) || true
+}
+
+# start_dev FOLDER: the service with its surroundings on free ports; sets VENDOR_URL, EMULATOR_URL and EMULATOR_ACCESS_KEY.
+start_dev() {
+    mkdir -p "$1"
+    target/debug/acs-token-vendor dev --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --emulator-listen 127.0.0.1:0 \
+        --data "$1" --log warn >"$1/output" &
+    dev_process=$!
+    local attempt
+    for attempt in $(seq 100); do
+        grep -q 'curl -s -X POST' "$1/output" 2>/dev/null && break
+        kill -0 "$dev_process" 2>/dev/null || give_up "dev did not start"
+        sleep 0.1
+    done
+    VENDOR_URL=$(sed -n 's|^ *service *\(http://[0-9.:]*\).*|\1|p' "$1/output")
+    EMULATOR_URL=$(sed -n 's|^ *emulator *\(http://[0-9.:]*\).*|\1|p' "$1/output")
+    EMULATOR_ACCESS_KEY=$(sed -n 's|.*accesskey=\(.*\)|\1|p' "$1/output")
+    export VENDOR_URL EMULATOR_URL EMULATOR_ACCESS_KEY
+}
+
+stop_dev() {
+    [ -n "${dev_process:-}" ] || return 0
+    kill "$dev_process" 2>/dev/null || true
+    wait "$dev_process" 2>/dev/null || true
+}
+
+python_sdk() {
+    local venv=target/sdk-python
+    need_command python3 python3 "Python 3"
+    if [ ! -x $venv/bin/pip ]; then
+        python3 -m venv $venv 2>/dev/null || { install_package python3-venv && python3 -m venv $venv; } ||
+            give_up "Python's venv module is needed (Debian: python3-venv)"
+    fi
+    $venv/bin/pip install --quiet --disable-pip-version-check -r tests/sdk/python/requirements.txt
+    $venv/bin/python tests/sdk/python/identity.py
+}
+
+javascript_sdk() {
+    need_command node "nodejs npm" "Node.js 20 or newer"
+    need_command npm npm "npm"
+    (cd tests/sdk/js && npm ci --silent --no-audit --no-fund)
+    node tests/sdk/js/identity.mjs
+    LOGIN=$(curl_login sdk) node tests/sdk/js/credential.mjs
+}
+
+# A login of the dev issuer.
+curl_login() {
+    need_command curl curl "curl"
+    curl -sS --fail "$VENDOR_URL/dev/login" -H 'content-type: application/json' -d "{\"user\":\"$1\"}" |
+        sed 's/.*"access_token":"\([^"]*\)".*/\1/'
+}

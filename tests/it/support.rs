@@ -1,0 +1,264 @@
+//! The application as tests start it: everything real, nothing but the clock and the issuer's keys in the test's hand.
+
+pub mod database;
+pub mod issuer;
+
+use std::time::Duration;
+
+use acs_token_vendor::{
+    app::{self, Listeners},
+    config,
+    domain::clock::Clock,
+    emulator::{self, Emulator},
+    shutdown::Stop,
+};
+use axum::Router;
+use reqwest::{Response, StatusCode, header::HeaderMap};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+pub use database::Database;
+pub use issuer::TestIssuer;
+
+pub const ACCESS_KEY: &str = "dGVzdC1hY2Nlc3Mta2V5LW9mLXRoZS1lbXVsYXRvcg==";
+
+/// A running service with its surroundings.
+pub struct TestApp {
+    pub url: String,
+    pub admin_url: String,
+    pub http: reqwest::Client,
+    pub acs: TestAcs,
+    pub issuer: TestIssuer,
+    pub clock: Clock,
+    pub database: Database,
+    stop: Stop,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+/// An emulator and what a test asks of it.
+#[derive(Clone)]
+pub struct TestAcs {
+    pub url: String,
+    http: reqwest::Client,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl TestApp {
+    /// Starts a service on a database, with an emulator and an issuer of its own.
+    pub async fn start(database: &Database) -> Self {
+        Self::start_with(database, "").await
+    }
+
+    /// Starts a service with more settings: TOML that goes before the rest.
+    pub async fn start_with(database: &Database, more: &str) -> Self {
+        let clock = Clock::default();
+        let acs = TestAcs::start(&clock).await;
+        let issuer = TestIssuer::start(&clock).await;
+        Self::replica(database, more, &clock, acs, issuer).await
+    }
+
+    /// Starts another replica of this service: same database, same surroundings.
+    pub async fn another(&self) -> Self {
+        Self::replica(&self.database, "", &self.clock, self.acs.clone(), self.issuer.clone()).await
+    }
+
+    /// Starts a service whose ACS is somewhere else.
+    pub async fn start_with_endpoint(database: &Database, endpoint: &str) -> Self {
+        let clock = Clock::default();
+        let acs = TestAcs {
+            url: endpoint.to_owned(),
+            http: client(),
+        };
+        let issuer = TestIssuer::start(&clock).await;
+        Self::replica(database, "", &clock, acs, issuer).await
+    }
+
+    async fn replica(database: &Database, more: &str, clock: &Clock, acs: TestAcs, issuer: TestIssuer) -> Self {
+        let toml = format!(
+            "{more}\n[database]\nurl = {database}\n[acs]\nconnection_string = \"endpoint={acs};accesskey={ACCESS_KEY}\"\n\
+             [shutdown]\ndelay = \"0s\"\n[issuers.test]\nissuer = \"{issuer}\"\naudience = \"vendor\"\n{policy}",
+            database = json!(database.url()),
+            acs = acs.url,
+            issuer = issuer.url,
+            policy = issuer::POLICY,
+        );
+        let settings = config::parse(&toml).unwrap();
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        let listeners = Listeners::bind(anywhere, anywhere).await.unwrap();
+        let app = app::build(settings, listeners, clock.clone(), Router::new())
+            .await
+            .unwrap();
+        let (url, admin_url) = (app.public_address().unwrap(), app.admin_address().unwrap());
+        let stop = Stop::default();
+        Self {
+            url: format!("http://{url}"),
+            admin_url: format!("http://{admin_url}"),
+            http: client(),
+            acs,
+            issuer,
+            clock: clock.clone(),
+            database: database.clone(),
+            running: tokio::spawn(app.run(stop.clone())),
+            stop,
+        }
+    }
+
+    /// Asks for a token with a login and a body.
+    pub async fn token(&self, login: &str, body: Option<Value>) -> Answer {
+        let mut request = self.http.post(format!("{}/token", self.url)).bearer_auth(login);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        Answer::of(request.send().await.unwrap()).await
+    }
+
+    /// Asks for the caller's mapping.
+    pub async fn me(&self, login: &str) -> Answer {
+        Answer::of(
+            self.http
+                .get(format!("{}/me", self.url))
+                .bearer_auth(login)
+                .send()
+                .await
+                .unwrap(),
+        )
+        .await
+    }
+
+    /// Stops politely and waits for the end.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.politely.cancel();
+        self.running.await.unwrap()
+    }
+}
+
+impl TestAcs {
+    async fn start(clock: &Clock) -> Self {
+        let key = emulator::AccessKey::parse(ACCESS_KEY).unwrap();
+        let settings = emulator::Settings {
+            access_keys: vec![key],
+            strict_identities: true,
+        };
+        let router = Emulator::new(settings, clock.clone()).unwrap().router();
+        Self {
+            url: serve(router).await,
+            http: client(),
+        }
+    }
+
+    /// Makes calls go wrong from now on.
+    pub async fn fault(&self, rule: Value) {
+        let url = format!("{}/_emulator/faults", self.url);
+        let answer = self.http.put(url).json(&json!({"rules": [rule]})).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+
+    /// Returns what the emulator counted.
+    pub async fn stats(&self) -> Value {
+        self.http
+            .get(format!("{}/_emulator/stats", self.url))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
+    }
+
+    /// Waits until the emulator has received so many calls of an operation.
+    pub async fn wait_for_calls(&self, operation: &str, count: u64) {
+        eventually(async || (self.stats().await["calls"][operation] == count).then_some(())).await;
+    }
+
+    /// Asks the emulator about a token.
+    pub async fn introspect(&self, token: &str) -> Value {
+        let url = format!("{}/_emulator/introspect", self.url);
+        self.http
+            .post(url)
+            .json(&json!({"token": token}))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
+    }
+}
+
+impl Answer {
+    pub async fn of(response: Response) -> Self {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self {
+            status,
+            headers,
+            text: response.text().await.unwrap(),
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The token of a successful answer.
+    pub fn token(&self) -> String {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        self.json()["token"].as_str().unwrap().to_owned()
+    }
+
+    /// The identity of a successful answer.
+    pub fn identity(&self) -> String {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        self.json()["user"]["communicationUserId"].as_str().unwrap().to_owned()
+    }
+
+    /// Asserts a problem: its status, its code, and the form that every problem has.
+    pub fn assert_problem(&self, status: u16, code: &str) {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let body = self.json();
+        assert_eq!(body["code"], code, "{}", self.text);
+        assert_eq!(body["status"], status);
+        assert_eq!(body["type"], format!("urn:acs-token-vendor:problem:{code}"));
+        assert_eq!(body["requestId"], self.header("x-request-id"));
+        assert_eq!(status == 503, self.headers.contains_key("retry-after"), "{self:?}");
+        assert_eq!(status == 401, self.headers.contains_key("www-authenticate"), "{self:?}");
+    }
+}
+
+/// A client that keeps to loopback.
+pub fn client() -> reqwest::Client {
+    app::client_builder(true)
+        .timeout(Duration::from_secs(30))
+        .build()
+        .unwrap()
+}
+
+/// Serves a router on a free port and returns its address.
+pub async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+/// Asks again and again until there is an answer; gives up loudly.
+pub async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..2000 {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not happen");
+}
