@@ -142,7 +142,6 @@ pub fn http_client(settings: &Settings) -> anyhow::Result<reqwest::Client> {
 }
 
 /// Prepares a client that follows no redirects: a signature or a key set is good for the address it was asked from only.
-#[must_use]
 pub fn client_builder(without_proxy: bool) -> reqwest::ClientBuilder {
     #[expect(clippy::disallowed_methods, reason = "the one place where clients are made")]
     let builder = reqwest::Client::builder()

@@ -31,8 +31,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             leeway: Duration::from_secs(30),
-            key_refresh: Duration::from_secs(5 * 60),
-            max_key_age: Duration::from_secs(24 * 60 * 60),
+            key_refresh: Duration::from_mins(5),
+            max_key_age: Duration::from_hours(24),
         }
     }
 }
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for Algorithms {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoginTime {
-    /// When the user last proved who they are (OpenID Connect Core section 2).
+    /// When the user last proved who they are (`OpenID` Connect Core section 2).
     AuthTime,
     /// When the login was issued, also by a silent refresh.
     Iat,

@@ -63,6 +63,9 @@ pub struct Settings {
     pub shutdown: shutdown::Settings,
 }
 
+/// Environment variables by name.
+pub type Variables = HashMap<String, String>;
+
 /// The admin listener: probes.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -118,8 +121,10 @@ impl Faults {
 
 /// The variables of this process.
 #[must_use]
-pub fn environment() -> HashMap<String, String> {
-    std::env::vars_os()
+pub fn environment() -> Variables {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    let variables = std::env::vars_os();
+    variables
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
@@ -136,7 +141,7 @@ pub fn load(file: Option<&Path>) -> Result<Settings, Faults> {
 ///
 /// # Errors
 /// Every fault that was found.
-pub fn load_from(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Settings, Faults> {
+pub fn load_from(file: Option<&Path>, environment: Variables) -> Result<Settings, Faults> {
     let mut faults = Faults::default();
     let raw = Raw::read(file, environment, &mut faults);
     raw.check(faults)
@@ -179,7 +184,7 @@ struct Raw {
 }
 
 impl Raw {
-    fn read(file: Option<&Path>, environment: HashMap<String, String>, faults: &mut Faults) -> Self {
+    fn read(file: Option<&Path>, environment: Variables, faults: &mut Faults) -> Self {
         let mut variables = resolve(environment, faults);
         let mut builder = Config::builder();
         if let Some(path) = file {
@@ -248,7 +253,7 @@ fn read_issuer(key: String, value: Value, faults: &mut Faults) -> Option<(String
 }
 
 /// Keeps our own variables, gives the well-known ones their place, and reads the files that `…_FILE` names.
-fn resolve(environment: HashMap<String, String>, faults: &mut Faults) -> HashMap<String, String> {
+fn resolve(environment: Variables, faults: &mut Faults) -> Variables {
     let mut ours = HashMap::new();
     let mut files = Vec::new();
     for (name, value) in environment {

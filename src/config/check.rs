@@ -35,7 +35,7 @@ impl Raw {
                 "must be more than nothing and at most `server.request_timeout`",
             );
         }
-        if self.auth.leeway > Duration::from_secs(300) {
+        if self.auth.leeway > Duration::from_mins(5) {
             found.add("auth.leeway", "must be at most 5 minutes");
         }
         if self.auth.key_refresh < Duration::from_secs(1) {

@@ -1,6 +1,9 @@
 //! ACS access tokens: opaque secrets with an expiry that ACS tells, never one parsed out of them.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
@@ -28,10 +31,11 @@ impl AccessToken {
     /// Returns the SHA-256 of the token in lower-case hexadecimal: enough to recognise it, useless to use it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        Sha256::digest(self.expose())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let mut text = String::with_capacity(64);
+        for byte in Sha256::digest(self.expose()) {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
     }
 }
 

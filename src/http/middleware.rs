@@ -120,7 +120,7 @@ pub(super) fn cors(origins: &[String]) -> CorsLayer {
             HeaderName::from_static("ratelimit"),
             REQUEST_ID,
         ])
-        .max_age(Duration::from_secs(600))
+        .max_age(Duration::from_mins(10))
 }
 
 fn log(problem: &Problem, status: StatusCode, code: &str) {

@@ -81,7 +81,7 @@ mod tests {
 
     const NOW: i64 = 1_700_000_000;
 
-    fn fault(change: Value) -> Option<Error> {
+    fn fault(change: &Value) -> Option<Error> {
         let mut claims = json!({"iss": "https://i", "aud": ["x", "vendor"], "exp": NOW + 60, "iat": NOW})
             .as_object()
             .unwrap()
@@ -110,7 +110,7 @@ mod tests {
             json!({"iat": null}),
             json!({"exp": f64::from(1_700_000_060) + 0.5}),
         ] {
-            assert_eq!(fault(change.clone()), None, "{change}");
+            assert_eq!(fault(&change), None, "{change}");
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
             (json!({"iat": NOW + 31}), "iat"),
             (json!({"iat": "now"}), "iat"),
         ] {
-            assert_eq!(fault(change.clone()), Some(Error::Claim(claim)), "{change}");
+            assert_eq!(fault(&change), Some(Error::Claim(claim)), "{change}");
         }
     }
 }

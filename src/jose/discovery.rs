@@ -1,4 +1,4 @@
-//! Where an issuer's keys are: OpenID Connect Discovery 1.0, or a URL that is given.
+//! Where an issuer's keys are: `OpenID` Connect Discovery 1.0, or a URL that is given.
 
 use std::time::Duration;
 

@@ -269,7 +269,7 @@ mod tests {
     const EC: &str = "gI0GAILBdu7T53akrFmMyGcsF3n5dO7MmwNBHKW5SV0";
     const EC_Y: &str = "SLW_xSffzlPWrHEVI30DHM_4egVwt3NQqeUD7nMFpps";
 
-    fn usable(key: Value) -> usize {
+    fn usable(key: &Value) -> usize {
         KeySet::parse(json!({"keys": [key]}).to_string().as_bytes())
             .unwrap()
             .0
@@ -291,14 +291,14 @@ mod tests {
     fn keys_for_other_uses_short_keys_and_secrets_are_not_usable() {
         let long = BASE64_URL_SAFE_NO_PAD.encode([0xff; 256]);
         let short = BASE64_URL_SAFE_NO_PAD.encode([0xff; 128]);
-        assert_eq!(usable(json!({"kty": "RSA", "n": long, "e": "AQAB"})), 1);
-        assert_eq!(usable(json!({"kty": "RSA", "n": short, "e": "AQAB"})), 0);
-        assert_eq!(usable(json!({"kty": "RSA", "n": long, "e": "AQAB", "use": "enc"})), 0);
+        assert_eq!(usable(&json!({"kty": "RSA", "n": long, "e": "AQAB"})), 1);
+        assert_eq!(usable(&json!({"kty": "RSA", "n": short, "e": "AQAB"})), 0);
+        assert_eq!(usable(&json!({"kty": "RSA", "n": long, "e": "AQAB", "use": "enc"})), 0);
         assert_eq!(
-            usable(json!({"kty": "RSA", "n": long, "e": "AQAB", "key_ops": ["encrypt"]})),
+            usable(&json!({"kty": "RSA", "n": long, "e": "AQAB", "key_ops": ["encrypt"]})),
             0
         );
-        assert_eq!(usable(json!({"kty": "oct", "k": "c2VjcmV0"})), 0);
+        assert_eq!(usable(&json!({"kty": "oct", "k": "c2VjcmV0"})), 0);
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Tx {
                 .bind(event.actor.kind())
                 .bind(event.actor.name())
                 .bind(event.user.as_str())
-                .bind(event.acs_id.as_ref().map(|id| id.as_str()))
+                .bind(event.acs_id.as_ref().map(super::super::domain::user::AcsId::as_str))
                 .bind(event.request_id.as_deref())
                 .bind(token.map(|t| t.fingerprint.as_str()))
                 .bind(token.map(|t| t.scopes.as_str()))

@@ -1,4 +1,4 @@
-//! The schema: embedded migrations, applied under a lock that also works through `PgBouncer`.
+//! The schema: embedded migrations, applied under a lock that also works through PgBouncer.
 //!
 //! Migrations only grow. A binary runs on a newer schema unless that schema says it is too old.
 

@@ -215,35 +215,32 @@ impl Store {
             token: None,
             ..minted.clone()
         };
-        let bound = match row {
-            Some((generation, blocked_at)) => {
-                execute!(
-                    &mut tx,
-                    sqlx::query(REMEMBER_RESOURCE)
-                        .bind(resource)
-                        .bind(acs_id.resource_guid())
-                        .bind(now)
-                )?;
-                tx.append_audit(&about(Action::IdentityBound), now).await?;
-                if generation == claim.generation && blocked_at.is_none() {
-                    tx.append_audit(minted, now).await?;
-                    Bound::AndCurrent
-                } else {
-                    Bound::ButFenced
-                }
+        let bound = if let Some((generation, blocked_at)) = row {
+            execute!(
+                &mut tx,
+                sqlx::query(REMEMBER_RESOURCE)
+                    .bind(resource)
+                    .bind(acs_id.resource_guid())
+                    .bind(now)
+            )?;
+            tx.append_audit(&about(Action::IdentityBound), now).await?;
+            if generation == claim.generation && blocked_at.is_none() {
+                tx.append_audit(minted, now).await?;
+                Bound::AndCurrent
+            } else {
+                Bound::ButFenced
             }
-            None => {
-                let discard = NewOperation {
-                    user: &claim.user,
-                    acs_id,
-                    resource,
-                    actor: &minted.actor,
-                    request_id: minted.request_id.as_deref(),
-                };
-                tx.insert_discard(&discard, now).await?;
-                tx.append_audit(&about(Action::IdentityDiscarded), now).await?;
-                Bound::Lost
-            }
+        } else {
+            let discard = NewOperation {
+                user: &claim.user,
+                acs_id,
+                resource,
+                actor: &minted.actor,
+                request_id: minted.request_id.as_deref(),
+            };
+            tx.insert_discard(&discard, now).await?;
+            tx.append_audit(&about(Action::IdentityDiscarded), now).await?;
+            Bound::Lost
         };
         tx.commit().await?;
         Ok(bound)

@@ -50,6 +50,7 @@ impl Running {
                 return Self { child, said };
             }
         }
+        let _ = child.wait();
         panic!("{arguments:?} ended, saying {said:?}");
     }
 

@@ -50,7 +50,7 @@ impl Rig {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let client = Client::builder().no_proxy().build().unwrap();
+        let client = crate::support::client();
         Self { host, clock, client }
     }
 

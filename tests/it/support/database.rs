@@ -38,16 +38,17 @@ impl Database {
 
     /// Makes a new database on the test server; without one the case is skipped, unless that is forbidden.
     pub async fn postgres() -> Option<Self> {
-        let Ok(server) = std::env::var("TEST_POSTGRES_URL") else {
+        let environment = acs_token_vendor::config::environment();
+        let Some(server) = environment.get("TEST_POSTGRES_URL") else {
             assert!(
-                std::env::var_os("TEST_POSTGRES_REQUIRED").is_none(),
+                !environment.contains_key("TEST_POSTGRES_REQUIRED"),
                 "TEST_POSTGRES_URL is not set"
             );
             eprintln!("skipped: TEST_POSTGRES_URL is not set; ./scripts/test brings a Postgres");
             return None;
         };
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
-        let mut connection = PgConnection::connect(&server).await.unwrap();
+        let mut connection = PgConnection::connect(server).await.unwrap();
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
             .execute(&mut connection)
             .await

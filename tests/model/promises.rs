@@ -1,0 +1,146 @@
+//! What is promised, and where it is checked.
+//!
+//! A token is handed out at the moment of the read (reuse) or of the conditional update (mint).
+//! An HTTP answer that is under way cannot be called back by anybody; such a token is dead at the latest when the
+//! operation is complete, which is checked too.
+
+use crate::{
+    rules::Rule,
+    scenarios::Config,
+    state::{Kind, Life, NEVER, Phase, Stage, State, Status, Stray, Token},
+};
+
+macro_rules! promises {
+    ($($name:ident $text:literal;)*) => {
+        /// One promise; the numbers are those of docs/protocol.md.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Promise {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Promise {
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What happened when it broke.
+            pub fn broken(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+promises! {
+    OneIdentity "P1: tokens of two identities were handed out";
+    NoSilentOrphan "P1: an identity is neither bound nor discarded nor counted";
+    NothingAfterRevoke "P2: a token was handed out on an authorisation older than an answered revoke, block or delete";
+    OldTokensDie "P2: an old token is alive at ACS after its operation completed";
+    NoDeadReuse "P3: a dead token was handed out again";
+    NoDeadStored "P3: a dead token is stored where it would be handed out again";
+    Settles "P4: an accepted operation never settles";
+    OldLoginsStayOut "P5: a login older than logins_valid_from got a token";
+    BlockedStayOut "B: a blocked user got a token";
+    HonestAreServed "H: a fresh login of an honest user gets no live token";
+    MappingIsSafe "M: a step that had lost its right changed the mapping or the identity bound by it";
+}
+
+/// The promises that a step broke.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Broken(u16);
+
+impl Broken {
+    pub const NONE: Self = Self(0);
+
+    pub fn when(broken: bool, promise: Promise) -> Self {
+        Self(u16::from(broken) << promise as u32)
+    }
+
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn has(self, promise: Promise) -> bool {
+        self.0 & 1 << promise as u32 != 0
+    }
+}
+
+impl State {
+    /// Hands a token out; everything that a promise says about this moment is checked here.
+    pub fn hand_out(&mut self, config: &Config, token: Token, epoch: u8, login: u8) -> Broken {
+        let truth = &mut self.truth;
+        let broken = Broken::when(truth.served != 0 && truth.served != token.identity, Promise::OneIdentity)
+            .and(Broken::when(
+                epoch < truth.epoch || token.epoch < truth.epoch,
+                Promise::NothingAfterRevoke,
+            ))
+            .and(Broken::when(login < truth.logins_valid_from, Promise::OldLoginsStayOut))
+            .and(Broken::when(truth.blocked, Promise::BlockedStayOut));
+        truth.served = token.identity;
+        // The generation no longer matters: what was handed out is only asked for being alive.
+        let held = Token { generation: 0, ..token };
+        if !self.dead(config, token) && !self.truth.handed_out.contains(&held) {
+            let free = self.truth.handed_out.iter_mut().find(|t| t.identity == 0);
+            *free.expect("room for tokens") = held;
+        }
+        broken
+    }
+
+    /// Checks that hold at every moment.
+    pub fn check(&self, config: &Config) -> Broken {
+        let servable = self.row.status == Status::Active
+            && !self.row.blocked
+            && self.stored.identity != 0
+            && (self.stored.generation == self.row.generation || !config.has(Rule::ReuseGeneration))
+            && self.dead(config, self.stored)
+            && !self.held(config);
+        Broken::when(servable, Promise::NoDeadStored)
+    }
+
+    /// Tells whether nothing is left to do.
+    pub fn settled(&self) -> bool {
+        let row = &self.row;
+        let gone = |stray: &Stray| {
+            matches!(
+                stray,
+                Stray::None | Stray::Revoke { deadline: NEVER, .. } | Stray::Create { deadline: NEVER }
+            )
+        };
+        self.requests.iter().all(|r| r.phase == Phase::Idle)
+            && self.workers.iter().all(|w| w.stage == Stage::Idle)
+            && self.operations.iter().all(|o| o.kind == Kind::Empty || o.completed)
+            && self.strays.iter().all(gone)
+            && self.now >= row.held_until
+            && (self.now >= row.no_reuse_before || row.no_reuse_before == NEVER)
+            && !self.apart
+    }
+
+    /// Checks a state in which nothing is left to do.
+    pub fn check_settled(&self, config: &Config) -> Broken {
+        let row = &self.row;
+        let stuck = row.status == Status::Deleting || self.held(config);
+        let bound = matches!(row.status, Status::Active | Status::Deleting);
+        let lost = (1..5).filter(|&i| self.alive(i) && !(bound && i == row.identity)).count();
+        // A claim that still stands will be counted by whoever takes it over.
+        let counted = row.possible_orphans + u8::from(row.status == Status::Creating);
+        // A stored token is checked by P3; without one, an honest user's request mints now.
+        let reuse = self.stored.identity != 0 && self.stored.generation == row.generation;
+        let fresh = Token {
+            identity: row.identity,
+            issued: self.acs_now(config),
+            ..Token::default()
+        };
+        let served = row.blocked || row.status != Status::Active || reuse || !self.dead(config, fresh);
+        Broken::when(stuck, Promise::Settles)
+            .and(Broken::when(lost > usize::from(counted), Promise::NoSilentOrphan))
+            .and(Broken::when(!served && !stuck, Promise::HonestAreServed))
+    }
+
+    /// Brings an identity to life at ACS; `None` when the model's identities are used up.
+    pub fn create_identity(&mut self) -> Option<u8> {
+        let identity = (1..5).find(|&i| self.life[usize::from(i)] == Life::Unused)?;
+        self.life[usize::from(identity)] = Life::Alive;
+        Some(identity)
+    }
+}
