@@ -132,6 +132,12 @@ impl Client {
         self.endpoint.as_str()
     }
 
+    /// Returns how long one call may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Creates an identity without a token.
     ///
     /// # Errors

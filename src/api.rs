@@ -1,8 +1,14 @@
 //! The JSON of our own API: shapes only, shared by the server, the client and `openapi.yaml`.
 
+mod operators;
+mod trail;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
+
+pub use operators::*;
+pub use trail::*;
 
 use crate::domain::{scope::Scopes, token::AccessToken};
 

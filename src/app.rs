@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,10 +12,11 @@ use crate::{
     auth::Authenticator,
     config::Settings,
     domain::clock::Clock,
-    http::{self, Api, Lifecycle},
+    http::{self, Api, Lifecycle, Routers},
     service::{Service, upstream::Upstream},
     shutdown::{self, Stop},
     store::{self, Store},
+    worker,
 };
 
 /// The name under which mappings remember the one configured resource.
@@ -28,17 +29,23 @@ const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Listeners {
     public: TcpListener,
     admin: TcpListener,
+    ops: Option<TcpListener>,
 }
 
 impl Listeners {
-    /// Opens both ports; port 0 takes a free one.
+    /// Opens the ports, the operators' own where they have one; port 0 takes a free one.
     ///
     /// # Errors
     /// When a port cannot be had.
-    pub async fn bind(public: SocketAddr, admin: SocketAddr) -> anyhow::Result<Self> {
+    pub async fn bind(public: SocketAddr, admin: SocketAddr, ops: Option<SocketAddr>) -> anyhow::Result<Self> {
+        let ops = match ops {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
         Ok(Self {
             public: bind(public).await?,
             admin: bind(admin).await?,
+            ops,
         })
     }
 
@@ -72,9 +79,11 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Everything of a service, not yet running.
 pub struct App {
     listeners: Listeners,
-    public: Router,
+    routers: Routers,
     admin: Router,
     lifecycle: Lifecycle,
+    worker: worker::Settings,
+    audit_retention: Option<Duration>,
     authenticator: Arc<Authenticator>,
     service: Arc<Service>,
     store: Store,
@@ -94,18 +103,21 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
     let http = http_client(&settings)?;
     let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
     let upstream = Upstream::new(acs, RESOURCE.to_owned());
-    let service = Service::new(store.clone(), upstream, clock.clone(), settings.tokens);
+    let service = Service::new(store.clone(), upstream, clock.clone(), settings.tokens, settings.users);
     let authenticator = Arc::new(Authenticator::new(&settings.auth, settings.issuers, &http, &clock));
     let api = Api {
         service: Arc::clone(&service),
         authenticator: Arc::clone(&authenticator),
+        operators: Arc::new(settings.operators),
     };
     let lifecycle = Lifecycle::default();
     Ok(App {
-        public: http::public_router(api.clone(), &settings.server, extra),
+        routers: http::routers(&api, &settings.server, listeners.ops.is_some(), extra),
         admin: http::admin_router(api, lifecycle.clone()),
         listeners,
         lifecycle,
+        worker: settings.worker,
+        audit_retention: settings.audit.retention,
         authenticator,
         service,
         store,
@@ -168,41 +180,61 @@ impl App {
         self.listeners.admin_address()
     }
 
+    /// Returns the address of the operators' own listener, if they have one.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn ops_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.listeners.ops.as_ref().map(TcpListener::local_addr).transpose()
+    }
+
     /// Serves until told to stop, then finishes what was begun.
     ///
     /// # Errors
     /// When a listener or a background task fails, or stopping takes too long.
     pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
-        let (close_public, close_admin) = (CancellationToken::new(), CancellationToken::new());
+        let (close_requests, close_admin) = (CancellationToken::new(), CancellationToken::new());
         let background = CancellationToken::new();
-        let mut keys = {
+        let mut tasks = JoinSet::new();
+        let mut requests = JoinSet::new();
+        {
             let (authenticator, stop) = (Arc::clone(&self.authenticator), background.clone());
-            tokio::spawn(async move { authenticator.keep_keys_fresh(stop).await })
-        };
-        let mut public = tokio::spawn(serve(self.listeners.public, self.public, close_public.clone()));
+            tasks.spawn(async move { authenticator.keep_keys_fresh(stop).await });
+            let (service, stop) = (Arc::clone(&self.service), background.clone());
+            tasks.spawn(worker::run(service, self.worker, self.audit_retention, stop));
+        }
+        requests.spawn(serve(
+            self.listeners.public,
+            self.routers.public,
+            close_requests.clone(),
+        ));
+        if let (Some(listener), Some(router)) = (self.listeners.ops, self.routers.ops) {
+            requests.spawn(serve(listener, router, close_requests.clone()));
+        }
         let mut admin = tokio::spawn(serve(self.listeners.admin, self.admin, close_admin.clone()));
         self.lifecycle.ready();
         tracing::info!("ready");
         tokio::select! {
             () = stop.politely.cancelled() => {}
             () = stop.at_once.cancelled() => bail!("stopped at once"),
-            ended = &mut public => bail!("the public listener ended: {ended:?}"),
+            Some(ended) = requests.join_next() => bail!("a listener ended: {ended:?}"),
             ended = &mut admin => bail!("the admin listener ended: {ended:?}"),
-            ended = &mut keys => bail!("the refresh of keys ended: {ended:?}"),
+            Some(ended) = tasks.join_next() => bail!("a background task ended: {ended:?}"),
         }
         tracing::info!("stopping");
         self.lifecycle.stopping();
         let finish = async {
             tokio::time::sleep(self.shutdown.delay).await;
-            close_public.cancel();
+            close_requests.cancel();
             let drained = tokio::time::timeout(self.shutdown.drain, async {
-                let _ = public.await;
+                while requests.join_next().await.is_some() {}
                 self.service.finish().await;
+                // The worker finishes the attempts that it began.
+                background.cancel();
+                while tasks.join_next().await.is_some() {}
             });
             let drained = drained.await;
-            background.cancel();
             close_admin.cancel();
-            let _ = keys.await;
             self.store.close().await;
             drained.map_err(|_| anyhow::anyhow!("requests were still running after `shutdown.drain`"))
         };
@@ -218,7 +250,7 @@ impl App {
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, router: Router, close: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router)
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(close.cancelled_owned())
         .await
 }

@@ -1,6 +1,7 @@
-//! Who is asking: logins of app users, checked against configured identity providers.
+//! Who is asking: logins of app users, checked against configured identity providers, and keys of operators.
 
 pub mod login;
+pub mod operator;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,6 +12,7 @@ use url::Url;
 use crate::domain::policy::{Policy, Words};
 
 pub use login::{Authenticator, Login};
+pub use operator::{Operator, Operators, Role};
 
 /// How logins are checked, whoever issued them.
 #[derive(Clone, Debug, Deserialize)]
@@ -122,6 +124,9 @@ pub enum Error {
     /// The login names an issuer that is not configured.
     #[error("the login is of an unknown issuer")]
     UnknownIssuer,
+    /// No key of an operator is this one.
+    #[error("the key is not an operator's")]
+    UnknownKey,
     /// The issuer's keys cannot be had at present: not the login's fault.
     #[error("the keys to check the login are not available")]
     KeysUnavailable {

@@ -1,6 +1,12 @@
 //! The command line.
 
+mod audit;
+mod operations;
+mod ops_key;
 mod quickstart;
+mod remote;
+mod table;
+mod users;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -50,6 +56,15 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Form::Yaml)]
         format: Form,
     },
+    /// Look after app users, over the HTTP API of a running service.
+    Users(users::Options),
+    /// Look at the work at ACS that was accepted, over the HTTP API.
+    Operations(operations::Options),
+    /// Read who did what, and when, over the HTTP API.
+    Audit(audit::Options),
+    /// Make operators' keys.
+    #[command(subcommand)]
+    OpsKey(ops_key::OpsKey),
     /// Ask a service with these settings on this machine whether it is ready; for a container's health check.
     Healthcheck(Config),
 }
@@ -115,6 +130,10 @@ impl Cli {
                 Ok(())
             }
             Command::Openapi { format } => print_openapi(format),
+            Command::Users(options) => users::run(options, &config::environment()).await,
+            Command::Operations(options) => operations::run(options, &config::environment()).await,
+            Command::Audit(options) => audit::run(options, &config::environment()).await,
+            Command::OpsKey(command) => ops_key::run(&command),
             Command::Healthcheck(Config { file }) => {
                 let admin = config::admin_address(file.as_deref())?;
                 client::check_ready(&app::client_builder(true).build()?, admin).await
@@ -127,7 +146,7 @@ async fn serve(file: Option<PathBuf>) -> anyhow::Result<()> {
     let settings = config::load(file.as_deref())?;
     telemetry::init(&settings.log);
     let stop = Stop::on_signals()?;
-    let listeners = Listeners::bind(settings.listen, settings.admin_listen).await?;
+    let listeners = Listeners::bind(settings.listen, settings.admin_listen, settings.ops_listen).await?;
     tracing::info!(listen = %listeners.public_address()?, admin = %listeners.admin_address()?, "starting");
     app::build(settings, listeners, Clock::default(), axum::Router::new())
         .await?

@@ -1,8 +1,19 @@
-//! Our own API as a client: what the container's health check asks.
+//! Our own API as a client: what the container's health check and the operator's commands ask.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use reqwest::{Method, RequestBuilder, Response, header};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::Value;
+use url::Url;
+use uuid::Uuid;
+
+use crate::api::ProblemDocument;
+
+/// How long an answer may take: longer than the service waits for ACS before it answers 202.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks a replica whether it is ready.
 ///
@@ -22,4 +33,224 @@ pub async fn check_ready(http: &reqwest::Client, admin: std::net::SocketAddr) ->
         answer.status()
     );
     Ok(())
+}
+
+/// A service as an operator talks to it.
+///
+/// Answers are JSON as it came, so that members which a newer service adds are not lost on the way to a script.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    authorization: header::HeaderValue,
+}
+
+impl Client {
+    /// Makes a client of the service at a URL, with an operator key.
+    ///
+    /// # Errors
+    /// When the key has characters that no key has.
+    pub fn new(http: reqwest::Client, base: Url, key: &SecretString) -> anyhow::Result<Self> {
+        let value = format!("Bearer {}", key.expose_secret());
+        // The library's error is not told: it must never come to quote the key.
+        let Ok(mut authorization) = header::HeaderValue::try_from(value) else {
+            bail!("the operator key has characters that no key has");
+        };
+        authorization.set_sensitive(true);
+        Ok(Self {
+            http,
+            base,
+            authorization,
+        })
+    }
+
+    /// Reads something.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is a problem.
+    pub async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Value> {
+        self.answer(self.request(Method::GET, path, query)?).await
+    }
+
+    /// Asks for something to be done.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is a problem.
+    pub async fn post(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
+        self.write(Method::POST, path, body).await
+    }
+
+    /// Says how something is to be.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is a problem.
+    pub async fn put(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
+        self.write(Method::PUT, path, body).await
+    }
+
+    /// Deletes something.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is a problem.
+    pub async fn delete(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
+        self.write(Method::DELETE, path, body).await
+    }
+
+    /// A key of its own for each write, so that a proxy which sends it twice does it once.
+    async fn write(&self, method: Method, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
+        let request = self
+            .request(method, path, &[])?
+            .header("idempotency-key", Uuid::new_v4().to_string())
+            .json(body);
+        self.answer(request).await
+    }
+
+    fn request(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<RequestBuilder> {
+        let request = self.http.request(method, address(&self.base, path, query)?);
+        Ok(request
+            .timeout(PATIENCE)
+            .header(header::ACCEPT, "application/json, application/problem+json")
+            .header(header::AUTHORIZATION, self.authorization.clone()))
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> anyhow::Result<Value> {
+        let no_answer = |error: reqwest::Error| {
+            anyhow::Error::new(error.without_url()).context(format!("no answer from {}", self.base))
+        };
+        let answer = request.send().await.map_err(no_answer)?;
+        let status = answer.status();
+        let is_problem = has_type(&answer, "application/problem+json");
+        let body = answer.bytes().await.map_err(no_answer)?;
+        if status.is_success() {
+            return serde_json::from_slice(&body)
+                .with_context(|| format!("{} answered {status} without JSON: is it this service?", self.base));
+        }
+        match serde_json::from_slice::<ProblemDocument>(&body) {
+            Ok(problem) if is_problem => bail!(describe(&problem)),
+            _ => bail!(
+                "{} answered {status} without saying why: is it this service?",
+                self.base
+            ),
+        }
+    }
+}
+
+/// Writes a problem as one line.
+fn describe(problem: &ProblemDocument) -> String {
+    let mut text = format!("{} ({})", problem.title, problem.code);
+    if let Some(detail) = &problem.detail {
+        text.push_str(": ");
+        text.push_str(detail);
+    }
+    text.push_str(", request ");
+    text.push_str(&problem.request_id);
+    // A terminal obeys control characters, and a detail may quote what somebody else chose.
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
+}
+
+fn has_type(answer: &Response, wanted: &str) -> bool {
+    let given = answer
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    given.is_some_and(|given| given.starts_with(wanted))
+}
+
+/// Puts an address together; each part of the path stays one segment, whatever it has in it.
+fn address(base: &Url, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Url> {
+    let mut text = base.as_str().trim_end_matches('/').to_owned();
+    for segment in path {
+        // A URL takes these for steps in the path even when they are encoded.
+        ensure!(
+            !matches!(*segment, "." | ".."),
+            "`{segment}` cannot be a part of an address"
+        );
+        text.push('/');
+        text.push_str(&encode(segment));
+    }
+    let mut url = Url::parse(&text)?;
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
+    Ok(url)
+}
+
+/// Encodes all but the characters that RFC 3986 section 2.3 calls unreserved.
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(base: &str, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<String> {
+        address(&base.parse().unwrap(), path, query).map(String::from)
+    }
+
+    #[test]
+    fn a_user_is_one_segment_whatever_the_subject() {
+        let path = ["users", "dev:a/b %:ü?#", "tokens"];
+        assert_eq!(
+            of("http://127.0.0.1:8080", &path, &[]).unwrap(),
+            "http://127.0.0.1:8080/users/dev%3Aa%2Fb%20%25%3A%C3%BC%3F%23/tokens"
+        );
+        assert!(of("http://127.0.0.1:8080", &["users", ".."], &[]).is_err());
+        assert_eq!(
+            of("http://127.0.0.1:8080", &["users", "dev:.."], &[]).unwrap(),
+            "http://127.0.0.1:8080/users/dev%3A.."
+        );
+    }
+
+    #[test]
+    fn a_service_may_live_below_a_path() {
+        let query = [("user", "dev:a&b".to_owned())];
+        assert_eq!(
+            of("https://example.com/vendor/", &["audit"], &query).unwrap(),
+            "https://example.com/vendor/audit?user=dev%3Aa%26b"
+        );
+    }
+
+    #[test]
+    fn a_problem_is_one_line_that_cannot_drive_a_terminal() {
+        let problem = ProblemDocument {
+            kind: String::new(),
+            title: "There is no such thing".to_owned(),
+            status: 404,
+            code: "not_found".to_owned(),
+            detail: Some("no user `\u{1b}[2J`\n".to_owned()),
+            request_id: "r1".to_owned(),
+        };
+        assert_eq!(
+            describe(&problem),
+            "There is no such thing (not_found): no user `\\u{1b}[2J`\\n, request r1"
+        );
+    }
+
+    #[test]
+    fn a_client_does_not_show_its_key() {
+        #[expect(clippy::disallowed_methods, reason = "it never sends")]
+        let http = reqwest::Client::new();
+        let base = Url::parse("http://127.0.0.1").unwrap();
+        let client = Client::new(http.clone(), base.clone(), &"atv_x_secret".into()).unwrap();
+        assert!(!format!("{client:?}").contains("secret"));
+        let fault = Client::new(http, base, &"secret\n".into()).unwrap_err();
+        assert!(!format!("{fault:?}").contains("secret"));
+    }
 }

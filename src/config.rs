@@ -18,9 +18,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     acs::{self, connection_string::ConnectionString},
-    auth::{self, IssuerSettings, Issuers},
+    auth::{self, IssuerSettings, Issuers, Operators, operator::KeySettings},
     domain::user::IssuerKey,
-    http, service, shutdown, store, telemetry,
+    http, service, shutdown, store, telemetry, worker,
 };
 
 const PREFIX: &str = "VENDOR__";
@@ -32,8 +32,9 @@ const WELL_KNOWN: [(&str, &str); 2] = [
         "VENDOR__ACS__CONNECTION_STRING",
     ),
 ];
-const SECTIONS: [&str; 9] = [
-    "server", "admin", "log", "database", "acs", "tokens", "auth", "issuers", "shutdown",
+const SECTIONS: [&str; 13] = [
+    "server", "admin", "log", "database", "acs", "tokens", "users", "audit", "worker", "ops", "auth", "issuers",
+    "shutdown",
 ];
 
 /// Settings that were found good.
@@ -55,6 +56,16 @@ pub struct Settings {
     pub connection: ConnectionString,
     /// Tokens and waiting.
     pub tokens: service::Settings,
+    /// Users.
+    pub users: service::UserSettings,
+    /// The audit trail.
+    pub audit: service::AuditSettings,
+    /// Doing of accepted work.
+    pub worker: worker::Settings,
+    /// The operators' listener, where they have one of their own.
+    pub ops_listen: Option<SocketAddr>,
+    /// The operators' keys.
+    pub operators: Operators,
     /// Checking of logins.
     pub auth: auth::Settings,
     /// The identity providers.
@@ -79,6 +90,14 @@ impl Default for AdminSettings {
             listen: "127.0.0.1:9090".to_owned(),
         }
     }
+}
+
+/// Operators: their keys, and a listener of their own where wanted.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct OpsSettings {
+    listen: Option<String>,
+    keys: BTreeMap<String, KeySettings>,
 }
 
 /// One thing that is wrong with the settings.
@@ -178,6 +197,10 @@ struct Raw {
     database: store::Settings,
     acs: acs::Settings,
     tokens: service::Settings,
+    users: service::UserSettings,
+    audit: service::AuditSettings,
+    worker: worker::Settings,
+    ops: OpsSettings,
     auth: auth::Settings,
     issuers: Issuers,
     shutdown: shutdown::Settings,
@@ -222,6 +245,10 @@ impl Raw {
             database: section(&mut tree, "database", faults),
             acs: section(&mut tree, "acs", faults),
             tokens: section(&mut tree, "tokens", faults),
+            users: section(&mut tree, "users", faults),
+            audit: section(&mut tree, "audit", faults),
+            worker: section(&mut tree, "worker", faults),
+            ops: section(&mut tree, "ops", faults),
             auth: section(&mut tree, "auth", faults),
             issuers: issuers
                 .into_iter()

@@ -4,10 +4,7 @@
 
 pub mod issuer;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -15,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{self, Listeners},
+    auth::operator,
     config::{self, Settings},
     domain::clock::Clock,
     emulator::{self, Emulator},
@@ -25,6 +23,9 @@ use issuer::Issuer;
 
 /// The emulator's access key where none is given: known to everybody, so good for nothing but an emulator.
 pub const ACCESS_KEY: &str = "bm90LWEtc2VjcmV0LWtleS1vZi10aGUtZW11bGF0b3I=";
+
+/// The operator's key of `dev` where none is given: known to everybody, so good for loopback only.
+pub const OPS_KEY: &str = "atv_dev_not-a-secret-and-for-loopback-only";
 
 /// What `dev` is told on the command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,6 +45,9 @@ pub struct Options {
     /// A Postgres or SQLite database instead of a SQLite file in the folder.
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
+    /// The operator's key.
+    #[arg(long, default_value = OPS_KEY, value_name = "KEY")]
+    pub ops_key: String,
     /// A browser origin that may call the service, such as `http://localhost:5173`; may be repeated.
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
     pub cors_origins: Vec<String>,
@@ -61,7 +65,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the folder `{}`", options.data.display()))?;
     let stop = Stop::on_signals()?;
     let clock = Clock::default();
-    let listeners = Listeners::bind(options.listen, options.admin_listen).await?;
+    let listeners = Listeners::bind(options.listen, options.admin_listen, None).await?;
     let emulator_listener = app::bind(options.emulator_listen).await?;
     let addresses = Addresses {
         service: listeners.public_address()?,
@@ -78,7 +82,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         emulator(ACCESS_KEY, clock)?,
         close_emulator.clone(),
     ));
-    print!("{}", addresses.greeting(&options.data));
+    print!("{}", addresses.greeting(&options));
     let ended = app.run(stop).await;
     close_emulator.cancel();
     // Faults may hold connections open for minutes; what the emulator still does matters to nobody now.
@@ -146,6 +150,8 @@ fn settings(options: &Options, addresses: &Addresses) -> anyhow::Result<Settings
          [shutdown]\ndelay = \"0s\"\n\
          [database]\nurl = {database}\n\
          [acs]\nconnection_string = {connection}\n\
+         [ops.keys.dev]\nhash = {ops_key}\nroles = [\"operator\"]\n\
+         scopes = [\"chat\", \"chat.join\", \"chat.join.limited\", \"voip\", \"voip.join\"]\nmax_lifetime = \"24h\"\n\
          [issuers.{key}]\nissuer = {issuer}\naudience = {audience}\n\
          [[issuers.{key}.policy]]\nscopes = [\"chat\", \"chat.join\", \"chat.join.limited\", \"voip\", \"voip.join\"]\n\
          max_lifetime = \"24h\"\n",
@@ -155,6 +161,7 @@ fn settings(options: &Options, addresses: &Addresses) -> anyhow::Result<Settings
         log = quote(&options.log),
         database = quote(&database),
         connection = quote(&connection_string(addresses.emulator, ACCESS_KEY)),
+        ops_key = quote(&operator::hash(&options.ops_key)),
         key = issuer::KEY,
         issuer = quote(&issuer_url(addresses.service)),
         audience = quote(issuer::AUDIENCE),
@@ -163,7 +170,7 @@ fn settings(options: &Options, addresses: &Addresses) -> anyhow::Result<Settings
 }
 
 impl Addresses {
-    fn greeting(&self, data: &Path) -> String {
+    fn greeting(&self, options: &Options) -> String {
         let Self {
             service,
             admin,
@@ -177,8 +184,11 @@ impl Addresses {
              The emulator's connection string, for an SDK or another service:\n    {connection}\n\n  \
              Sign in as alice, then get a token:\n    \
              LOGIN=$(curl -s http://{service}/dev/login -H 'content-type: application/json' -d '{{\"user\":\"alice\"}}' | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')\n    \
-             curl -s -X POST http://{service}/token -H \"authorization: Bearer $LOGIN\"\n\n",
-            data = data.display(),
+             curl -s -X POST http://{service}/token -H \"authorization: Bearer $LOGIN\"\n\n  \
+             Take alice's access away, as an operator:\n    \
+             curl -s -X POST http://{service}/users/dev:alice/revoke -H \"authorization: Bearer {ops_key}\"\n\n",
+            data = options.data.display(),
+            ops_key = options.ops_key,
             connection = connection_string(*emulator, ACCESS_KEY),
         )
     }

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod clock;
+pub mod operation;
 pub mod policy;
 pub mod scope;
 pub mod token;

@@ -3,14 +3,20 @@
 //! The rules of issuing and creating are those of `docs/protocol.md`; each condition stands in a statement of `store`.
 
 mod create;
+mod fence;
+mod idempotency;
+mod import;
 mod issue;
-pub mod lookup;
+mod lookup;
+mod purge;
+mod settle;
 pub mod upstream;
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -19,7 +25,10 @@ use crate::{
 };
 use upstream::Upstream;
 
-pub use issue::{Issued, Wanted};
+pub use fence::{Changed, FenceKind, Order};
+pub use import::ImportOutcome;
+pub use issue::{Asker, Issued, Wanted};
+pub use lookup::{Ensured, Lookup};
 
 /// What tokens are like, and how long a request waits.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,13 +39,49 @@ pub struct Settings {
     /// How long a request may wait for ACS, for another request that creates the identity, or for a revocation to finish.
     #[serde(with = "humantime_serde")]
     pub patience: Duration,
+    /// How long a call to ACS that got no answer may still act; no token is kept for reuse meanwhile.
+    #[serde(with = "humantime_serde")]
+    pub stray: Duration,
 }
+
+/// What is kept of users, and what users may do to themselves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserSettings {
+    /// Whether users may delete themselves; it ends their chat memberships for good.
+    pub self_delete: bool,
+    /// How long a mapping without identity is remembered; logins older than that are refused.
+    #[serde(with = "humantime_serde")]
+    pub tombstone_ttl: Duration,
+}
+
+impl Default for UserSettings {
+    fn default() -> Self {
+        Self {
+            self_delete: false,
+            tombstone_ttl: Duration::from_hours(180 * 24),
+        }
+    }
+}
+
+/// What is kept of the audit trail.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSettings {
+    /// How long events are kept; for ever where not set.
+    #[serde(with = "humantime_serde")]
+    pub retention: Option<Duration>,
+}
+
+/// G of the protocol: a whole second, in which ACS reckons, and a second that clocks may differ by.
+pub(crate) const CLOCK_MARGIN: Duration = Duration::from_secs(2);
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             lifetime: Lifetime::HOUR,
             patience: Duration::from_secs(5),
+            stray: Duration::from_mins(15),
         }
     }
 }
@@ -62,9 +107,18 @@ pub enum Error {
     /// The user is being deleted.
     #[error("the user is being deleted")]
     UserDeleting,
-    /// There is no mapping yet.
-    #[error("there is no such mapping")]
+    /// There is no such thing.
+    #[error("there is no such thing")]
     NotFound,
+    /// The mapping cannot be what was asked for.
+    #[error("the mapping is another: {0}")]
+    Conflict(&'static str),
+    /// The settings do not allow it.
+    #[error("the settings do not allow it")]
+    NotAllowed,
+    /// What was asked for names something that cannot be.
+    #[error("{0}")]
+    Invalid(&'static str),
     /// A creation, revocation or deletion of the same user did not finish in time.
     #[error("an operation on the same user did not finish in time")]
     InProgress,
@@ -85,6 +139,9 @@ pub struct Service {
     upstream: Upstream,
     clock: Clock,
     settings: Settings,
+    users: UserSettings,
+    /// Tells the worker that there is work.
+    wake: Notify,
     /// Work that must come to its end although the request that began it may be gone.
     detached: TaskTracker,
 }
@@ -92,14 +149,21 @@ pub struct Service {
 impl Service {
     /// Puts the use cases together.
     #[must_use]
-    pub fn new(store: Store, upstream: Upstream, clock: Clock, settings: Settings) -> Arc<Self> {
+    pub fn new(store: Store, upstream: Upstream, clock: Clock, settings: Settings, users: UserSettings) -> Arc<Self> {
         Arc::new(Self {
             store,
             upstream,
             clock,
             settings,
+            users,
+            wake: Notify::new(),
             detached: TaskTracker::new(),
         })
+    }
+
+    /// Waits until there is new work for the worker.
+    pub async fn work_accepted(&self) {
+        self.wake.notified().await;
     }
 
     /// Waits for work that outlived its request.

@@ -6,6 +6,9 @@
 //! which holds for whole milliseconds (sqlx writes none or three fraction digits, and `+` sorts before `.`).
 
 mod audit;
+mod fences;
+mod idempotency;
+mod identities;
 mod operations;
 mod schema;
 mod users;
@@ -20,8 +23,12 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub use operations::NewOperation;
-pub use users::{Bound, Claim, Mint};
+pub use audit::{AuditFilter, AuditRow, HeldToken};
+pub use fences::Fence;
+pub use idempotency::{Idempotency, IdempotentRequest};
+pub use identities::{Bound, Claim, Imported};
+pub use operations::{Completion, NewOperation};
+pub use users::UserFilter;
 
 /// Runs one body on whichever pool is open.
 macro_rules! on_pool {
@@ -94,8 +101,10 @@ pub enum Error {
     #[error("the database refused a statement")]
     Rejected(#[source] sqlx::Error),
     /// A stored value cannot be read.
-    #[error("`{column}` of row {row} in `users` has an unexpected value")]
+    #[error("`{column}` of row {row} in `{table}` has an unexpected value")]
     Corrupt {
+        /// Which table.
+        table: &'static str,
         /// Which column.
         column: &'static str,
         /// Which row.

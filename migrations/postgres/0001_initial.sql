@@ -59,7 +59,9 @@ CREATE TABLE operations (
     reason           TEXT,
     request_id       TEXT,
     not_before       TIMESTAMPTZ  NOT NULL,
+    next_attempt_at  TIMESTAMPTZ  NOT NULL,
     attempts         BIGINT       NOT NULL,
+    unanswered       BIGINT       NOT NULL,
     last_attempt_at  TIMESTAMPTZ,
     claimed_by       UUID,
     claimed_until    TIMESTAMPTZ,
@@ -67,10 +69,11 @@ CREATE TABLE operations (
     created_at       TIMESTAMPTZ  NOT NULL,
     completed_at     TIMESTAMPTZ
 );
-CREATE INDEX operations_due ON operations (not_before) WHERE completed_at IS NULL;
+CREATE INDEX operations_due ON operations (next_attempt_at) WHERE completed_at IS NULL;
 CREATE INDEX operations_open_of_user ON operations (user_id) WHERE completed_at IS NULL;
 CREATE INDEX operations_of_user ON operations (user_id, id);
 CREATE INDEX operations_of_identity ON operations (acs_id);
+CREATE INDEX operations_completed ON operations (completed_at) WHERE completed_at IS NOT NULL;
 
 CREATE TABLE batches (
     id          UUID         PRIMARY KEY,
@@ -88,6 +91,7 @@ CREATE TABLE idempotency_keys (
     body_hash   TEXT         NOT NULL,
     status      BIGINT,
     answer      TEXT,
+    begun_at    TIMESTAMPTZ  NOT NULL,
     expires_at  TIMESTAMPTZ  NOT NULL,
     PRIMARY KEY (actor, route, key)
 );
@@ -118,6 +122,8 @@ CREATE TABLE audit_events (
     user_id            TEXT         NOT NULL,
     acs_id             TEXT,
     request_id         TEXT,
+    client             TEXT,
+    operation_id       UUID,
     token_fingerprint  TEXT,
     token_scopes       TEXT,
     token_expires_at   TIMESTAMPTZ,
@@ -125,3 +131,4 @@ CREATE TABLE audit_events (
     detail             JSONB
 );
 CREATE INDEX audit_events_of_user ON audit_events (user_id, id);
+CREATE INDEX audit_events_at ON audit_events (at);

@@ -59,7 +59,9 @@ CREATE TABLE operations (
     reason           TEXT,
     request_id       TEXT,
     not_before       TEXT         NOT NULL,
+    next_attempt_at  TEXT         NOT NULL,
     attempts         INTEGER      NOT NULL,
+    unanswered       INTEGER      NOT NULL,
     last_attempt_at  TEXT,
     claimed_by       BLOB,
     claimed_until    TEXT,
@@ -67,10 +69,11 @@ CREATE TABLE operations (
     created_at       TEXT         NOT NULL,
     completed_at     TEXT       
 );
-CREATE INDEX operations_due ON operations (not_before) WHERE completed_at IS NULL;
+CREATE INDEX operations_due ON operations (next_attempt_at) WHERE completed_at IS NULL;
 CREATE INDEX operations_open_of_user ON operations (user_id) WHERE completed_at IS NULL;
 CREATE INDEX operations_of_user ON operations (user_id, id);
 CREATE INDEX operations_of_identity ON operations (acs_id);
+CREATE INDEX operations_completed ON operations (completed_at) WHERE completed_at IS NOT NULL;
 
 CREATE TABLE batches (
     id          BLOB         PRIMARY KEY,
@@ -88,6 +91,7 @@ CREATE TABLE idempotency_keys (
     body_hash   TEXT         NOT NULL,
     status      INTEGER,
     answer      TEXT,
+    begun_at    TEXT         NOT NULL,
     expires_at  TEXT         NOT NULL,
     PRIMARY KEY (actor, route, key)
 );
@@ -118,6 +122,8 @@ CREATE TABLE audit_events (
     user_id            TEXT         NOT NULL,
     acs_id             TEXT,
     request_id         TEXT,
+    client             TEXT,
+    operation_id       BLOB,
     token_fingerprint  TEXT,
     token_scopes       TEXT,
     token_expires_at   TEXT,
@@ -125,3 +131,4 @@ CREATE TABLE audit_events (
     detail             TEXT
 );
 CREATE INDEX audit_events_of_user ON audit_events (user_id, id);
+CREATE INDEX audit_events_at ON audit_events (at);

@@ -8,7 +8,7 @@ use url::Url;
 use super::{Faults, Raw, Settings};
 use crate::{
     acs::{self, connection_string::ConnectionString},
-    auth::{IssuerSettings, Issuers},
+    auth::{IssuerSettings, Issuers, Operators},
     domain::user::IssuerKey,
 };
 
@@ -24,6 +24,32 @@ impl Raw {
             );
         }
         origins(&self.server.cors_origins.0, found);
+        if let Err(text) = self.server.trusted_networks() {
+            found.add(
+                "server.trusted_proxies",
+                format!("`{text}` is no network such as `10.0.0.0/8`"),
+            );
+        }
+        let ops_listen = self
+            .ops
+            .listen
+            .as_deref()
+            .and_then(|text| address("ops.listen", text, found));
+        if self.worker.at_once == 0 || self.worker.interval.is_zero() {
+            found.add("worker", "`interval` and `at_once` must be more than nothing");
+        }
+        if self.users.tombstone_ttl < Duration::from_hours(24) {
+            found.add(
+                "users.tombstone_ttl",
+                "must be at least a day, longer than any login lives",
+            );
+        }
+        let operators = Operators::parse(self.ops.keys).unwrap_or_else(|wrong| {
+            wrong
+                .into_iter()
+                .for_each(|(key, message)| found.add(format!("ops.keys.{key}"), message));
+            Operators::default()
+        });
         if let Err(error) = self.log.check() {
             found.add("log.filter", error);
         }
@@ -52,6 +78,11 @@ impl Raw {
                 acs: self.acs,
                 connection,
                 tokens: self.tokens,
+                users: self.users,
+                audit: self.audit,
+                worker: self.worker,
+                ops_listen,
+                operators,
                 auth: self.auth,
                 issuers,
                 shutdown: self.shutdown,

@@ -1,7 +1,12 @@
 //! The audit trail: one event for every change, written in the transaction that makes the change.
 
+use std::net::IpAddr;
+
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::user::{AcsId, UserId};
 
@@ -16,12 +21,40 @@ pub struct Event {
     pub user: UserId,
     /// The ACS identity that it concerned.
     pub acs_id: Option<AcsId>,
+    /// The operation that it concerned.
+    pub operation: Option<Uuid>,
     /// The token that it concerned.
     pub token: Option<TokenTrace>,
     /// The request that asked for it.
-    pub request_id: Option<String>,
+    pub trace: Trace,
     /// What else is worth knowing; never a secret.
     pub detail: Option<Value>,
+}
+
+impl Event {
+    /// Makes an event without an identity, an operation, a token or detail.
+    #[must_use]
+    pub fn new(action: Action, actor: Actor, user: UserId, trace: Trace) -> Self {
+        Self {
+            action,
+            actor,
+            user,
+            acs_id: None,
+            operation: None,
+            token: None,
+            trace,
+            detail: None,
+        }
+    }
+}
+
+/// Where a request came from.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// What the request is called in answers and logs.
+    pub request_id: Option<String>,
+    /// The address of whoever sent it, as far as trusted proxies tell.
+    pub client: Option<IpAddr>,
 }
 
 /// What the trail keeps of a token: enough to recognise it, useless to use it.
@@ -38,16 +71,31 @@ pub struct TokenTrace {
 }
 
 /// What can be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Action {
     /// ACS created an identity and it was bound to the user.
     IdentityBound,
     /// ACS created an identity that lost the race; its deletion is queued.
     IdentityDiscarded,
+    /// An operator said which identity is the user's.
+    IdentityImported,
     /// ACS may have created an identity that nobody knows of.
     PossibleOrphan,
     /// ACS minted a token and it was handed out.
     TokenMinted,
+    /// Access was revoked.
+    AccessRevoked,
+    /// The user was blocked.
+    UserBlocked,
+    /// The block was lifted.
+    UserUnblocked,
+    /// The user was deleted.
+    UserDeleted,
+    /// ACS confirmed an operation.
+    OperationCompleted,
+    /// A mapping without identity was forgotten after its time.
+    UserForgotten,
 }
 
 impl Action {
@@ -57,8 +105,15 @@ impl Action {
         match self {
             Self::IdentityBound => "identity_bound",
             Self::IdentityDiscarded => "identity_discarded",
+            Self::IdentityImported => "identity_imported",
             Self::PossibleOrphan => "possible_orphan",
             Self::TokenMinted => "token_minted",
+            Self::AccessRevoked => "access_revoked",
+            Self::UserBlocked => "user_blocked",
+            Self::UserUnblocked => "user_unblocked",
+            Self::UserDeleted => "user_deleted",
+            Self::OperationCompleted => "operation_completed",
+            Self::UserForgotten => "user_forgotten",
         }
     }
 }
@@ -68,6 +123,10 @@ impl Action {
 pub enum Actor {
     /// The app user, by a login.
     User(UserId),
+    /// An operator or a backend, by a key of this name.
+    OperatorKey(String),
+    /// The service itself, going about accepted work.
+    Worker,
 }
 
 impl Actor {
@@ -76,6 +135,8 @@ impl Actor {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::User(_) => "user",
+            Self::OperatorKey(_) => "operator_key",
+            Self::Worker => "worker",
         }
     }
 
@@ -84,6 +145,19 @@ impl Actor {
     pub fn name(&self) -> &str {
         match self {
             Self::User(id) => id.as_str(),
+            Self::OperatorKey(name) => name,
+            Self::Worker => "",
+        }
+    }
+
+    /// Reads an actor as stored.
+    #[must_use]
+    pub fn parse(kind: &str, name: &str) -> Option<Self> {
+        match kind {
+            "user" => UserId::parse(name).ok().map(Self::User),
+            "operator_key" => Some(Self::OperatorKey(name.to_owned())),
+            "worker" => Some(Self::Worker),
+            _ => None,
         }
     }
 }

@@ -124,11 +124,23 @@ fn holds(claim: Option<&Value>, wanted: &[String]) -> bool {
 }
 
 fn some_scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scopes, D::Error> {
-    let words = Words::deserialize(deserializer)?;
-    let parse = |word: &String| Scope::deserialize(de::value::StrDeserializer::new(word));
-    let scopes = words.0.iter().map(parse).collect::<Result<Scopes, D::Error>>()?;
+    scopes_of(&Words::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+/// Reads the scopes of a grant, of which there must be one at least.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn scopes_of(words: &Words) -> Result<Scopes, String> {
+    let parse = |word: &String| Scope::deserialize(de::value::StrDeserializer::<de::value::Error>::new(word));
+    let scopes = words
+        .0
+        .iter()
+        .map(parse)
+        .collect::<Result<Scopes, _>>()
+        .map_err(|error| error.to_string())?;
     if scopes.is_empty() {
-        Err(de::Error::custom("a grant needs at least one scope"))
+        Err("a grant needs at least one scope".to_owned())
     } else {
         Ok(scopes)
     }

@@ -6,6 +6,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// The longest subject that is stored, in bytes.
@@ -14,8 +15,8 @@ pub const MAX_SUBJECT_BYTES: usize = 256;
 /// Why a text is not the id it was taken for.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParseError {
-    /// The issuer key has other characters than `[a-z0-9-]`, or none, or too many.
-    #[error("an issuer key is 1 to 64 of the characters a-z, 0-9 and -")]
+    /// The issuer key does not begin with a letter, or has other characters than `[a-z0-9-]`, or too many.
+    #[error("an issuer key is 1 to 64 of the characters a-z, 0-9 and -, beginning with a letter")]
     IssuerKey,
     /// The subject is empty, too long or has a NUL.
     #[error("a subject is 1 to {MAX_SUBJECT_BYTES} bytes without NUL")]
@@ -23,6 +24,9 @@ pub enum ParseError {
     /// The user id is not one that this service gave.
     #[error("a user id is `u_` and 32 hexadecimal digits")]
     UserId,
+    /// The reference is neither a user id nor an issuer key and a subject.
+    #[error("a user is `u_…` or `<issuer key>:<subject>`")]
+    UserRef,
     /// The identity is not shaped like one that ACS gives.
     #[error("an ACS identity looks like `8:acs:<resource guid>_<suffix>`")]
     AcsId,
@@ -36,10 +40,12 @@ impl IssuerKey {
     /// Reads an issuer key.
     ///
     /// # Errors
-    /// [`ParseError::IssuerKey`] when it is not 1 to 64 of `[a-z0-9-]`.
+    /// [`ParseError::IssuerKey`] when it is not a letter and up to 63 more of `[a-z0-9-]`: an identity (`8:acs:…`) and a
+    /// user id (`u_…`) can then never be taken for `<issuer key>:<subject>`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let begins_well = text.starts_with(|c: char| c.is_ascii_lowercase());
         let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-        if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        if begins_well && text.len() <= 64 && text.bytes().all(allowed) {
             Ok(Self(text.to_owned()))
         } else {
             Err(ParseError::IssuerKey)
@@ -124,6 +130,32 @@ impl fmt::Display for UserId {
     }
 }
 
+/// What paths and lists take for a user: `u_…`, or `<issuer key>:<subject>` for people.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UserRef {
+    /// By our id.
+    Id(UserId),
+    /// By what the identity provider calls the user.
+    AppUser(AppUser),
+}
+
+impl UserRef {
+    /// Reads a reference; a subject may itself have colons.
+    ///
+    /// # Errors
+    /// [`ParseError`] of the part that is wrong.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if text.starts_with("u_") {
+            return UserId::parse(text).map(Self::Id);
+        }
+        let (issuer, subject) = text.split_once(':').ok_or(ParseError::UserRef)?;
+        Ok(Self::AppUser(AppUser {
+            issuer: IssuerKey::parse(issuer)?,
+            subject: Subject::parse(subject)?,
+        }))
+    }
+}
+
 /// An identity that ACS created, opaque but for its resource part.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AcsId(String);
@@ -174,7 +206,7 @@ impl fmt::Display for AcsId {
 }
 
 /// Where a mapping is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// A request holds the claim to create the identity.
@@ -235,6 +267,8 @@ pub struct User {
     pub claimed_until: Option<DateTime<Utc>>,
     /// Whether an unfinished revocation holds issuing back.
     pub held: bool,
+    /// The oldest operation that is not finished.
+    pub pending_operation: Option<Uuid>,
     /// When a token was last minted.
     pub last_minted_at: Option<DateTime<Utc>>,
     /// When the mapping was made.
@@ -287,6 +321,24 @@ mod tests {
         ] {
             assert_eq!(UserId::parse(text), Err(ParseError::UserId), "{text}");
         }
+    }
+
+    #[test]
+    fn references_are_told_apart() {
+        let app_user = |issuer: &str, subject: &str| {
+            UserRef::AppUser(AppUser {
+                issuer: IssuerKey::parse(issuer).unwrap(),
+                subject: Subject::parse(subject).unwrap(),
+            })
+        };
+        let id = UserId::random();
+        assert_eq!(UserRef::parse(id.as_str()), Ok(UserRef::Id(id)));
+        assert_eq!(UserRef::parse("dev:alice"), Ok(app_user("dev", "alice")));
+        assert_eq!(UserRef::parse("dev:auth0|a:b/c"), Ok(app_user("dev", "auth0|a:b/c")));
+        assert_eq!(UserRef::parse("alice"), Err(ParseError::UserRef));
+        assert_eq!(UserRef::parse("dev:"), Err(ParseError::Subject));
+        assert_eq!(UserRef::parse("u_1"), Err(ParseError::UserId));
+        assert_eq!(UserRef::parse("8:acs:x"), Err(ParseError::IssuerKey));
     }
 
     #[test]

@@ -38,13 +38,14 @@ impl Modify for Security {
             .build();
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("login", SecurityScheme::Http(login));
+        let key = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "An operator's key, `atv_<name>_<random>`; `ops-key new` makes one.",
+            ))
+            .build();
+        components.add_security_scheme("operatorKey", SecurityScheme::Http(key));
     }
-}
-
-/// Returns the description of the whole API.
-#[must_use]
-pub fn openapi() -> openapi::OpenApi {
-    super::api_routes().split_for_parts().1
 }
 
 /// Serves the description, and the page for people where wanted.

@@ -3,7 +3,10 @@
 use axum::{Json, extract::State};
 
 use super::{Api, extract::Login, problem::Problem};
-use crate::api::{CommunicationUser, MeResponse, ProblemDocument};
+use crate::{
+    api::{CommunicationUser, MeResponse, ProblemDocument},
+    domain::user::UserRef,
+};
 
 /// Get the caller's mapping.
 ///
@@ -21,9 +24,9 @@ use crate::api::{CommunicationUser, MeResponse, ProblemDocument};
     )
 )]
 pub(super) async fn get_me(State(api): State<Api>, Login(login): Login) -> Result<Json<MeResponse>, Problem> {
-    let me = api.service.me(&login).await?;
+    let me = api.service.me(&UserRef::AppUser(login.app_user)).await?;
     Ok(Json(MeResponse {
-        id: me.id.as_str().to_owned(),
+        id: me.user.id.as_str().to_owned(),
         endpoint: api.service.endpoint().to_owned(),
         user: CommunicationUser {
             communication_user_id: me.acs_id.as_str().to_owned(),

@@ -1,14 +1,19 @@
 //! The layers around the routes; their order stands in `http.rs`.
 
-use std::{error::Error, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json,
-    extract::{MatchedPath, Request},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    extract::{ConnectInfo, MatchedPath, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use ipnet::IpNet;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Span;
 use uuid::Uuid;
@@ -45,6 +50,39 @@ pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
     response
 }
 
+/// The address of whoever sent a request, as far as it can be known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClientAddress(pub(super) Option<IpAddr>);
+
+/// Finds out who sent the request: the peer, or what trusted proxies say of theirs.
+pub(super) async fn client_address(trusted: Arc<[IpNet]>, mut request: Request, next: Next) -> Response {
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|info| info.0.ip().to_canonical());
+    let client = peer.map(|peer| behind_proxies(peer, request.headers(), &trusted));
+    request.extensions_mut().insert(ClientAddress(client));
+    next.run(request).await
+}
+
+/// Walks `X-Forwarded-For` from its end, where the nearest proxy wrote, as long as who wrote is trusted.
+fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    let forwarded = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut hops: Vec<_> = forwarded.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let mut client = peer;
+    while is_trusted(&client) {
+        match hops.pop().and_then(|hop| hop.parse::<IpAddr>().ok()) {
+            Some(hop) => client = hop.to_canonical(),
+            None => break,
+        }
+    }
+    client
+}
+
 /// Opens the span of a request; the route is logged as its template, because a path may name a person.
 pub(super) fn span(request: &Request) -> Span {
     let route = request
@@ -72,7 +110,7 @@ pub(super) async fn render_problems(request: Request, next: Next) -> Response {
         return response;
     };
     let (status, code, title) = problem.code.describe();
-    log(&problem, status, code);
+    problem.log();
     let document = ProblemDocument {
         kind: format!("urn:acs-token-vendor:problem:{code}"),
         title: title.to_owned(),
@@ -112,8 +150,13 @@ pub(super) fn cors(origins: &[String]) -> CorsLayer {
         .collect();
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("idempotency-key"),
+            REQUEST_ID,
+        ])
         .expose_headers([
             header::RETRY_AFTER,
             header::WWW_AUTHENTICATE,
@@ -123,25 +166,32 @@ pub(super) fn cors(origins: &[String]) -> CorsLayer {
         .max_age(Duration::from_mins(10))
 }
 
-fn log(problem: &Problem, status: StatusCode, code: &str) {
-    let cause = problem.cause.as_deref().map(chain).unwrap_or_default();
-    if status == StatusCode::INTERNAL_SERVER_ERROR || status == StatusCode::BAD_GATEWAY {
-        tracing::error!(code, cause, "request failed");
-    } else if status.is_server_error() {
-        tracing::warn!(code, cause, "request failed");
-    } else {
-        tracing::info!(code, cause, "request refused");
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Writes an error and its causes in one line; messages never repeat their source.
-fn chain(error: &(dyn Error + Send + Sync + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.7/32".parse().unwrap()];
+        let client = |peer: &str, lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", line.parse().unwrap());
+            }
+            behind_proxies(peer.parse().unwrap(), &headers, &trusted).to_string()
+        };
+        assert_eq!(
+            client("203.0.113.1", &["198.51.100.1"]),
+            "203.0.113.1",
+            "a stranger may write what they like"
+        );
+        assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(
+            client("10.0.0.1", &["1.1.1.1, 198.51.100.1, 192.0.2.7"]),
+            "198.51.100.1"
+        );
+        assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.1"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["garbage"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
     }
-    text
 }

@@ -31,9 +31,11 @@ pub(super) enum Code {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    MappingConflict,
     UserDeleting,
     PayloadTooLarge,
     UnsupportedMediaType,
+    IdempotencyMismatch,
     InternalError,
     UpstreamRejected,
     UpstreamThrottled,
@@ -66,12 +68,18 @@ impl Code {
                 "method_not_allowed",
                 "The method is not allowed here",
             ),
+            Self::MappingConflict => (S::CONFLICT, "mapping_conflict", "The mapping is another"),
             Self::UserDeleting => (S::CONFLICT, "user_deleting", "The user is being deleted"),
             Self::PayloadTooLarge => (S::PAYLOAD_TOO_LARGE, "payload_too_large", "The body is too large"),
             Self::UnsupportedMediaType => (
                 S::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
                 "The body must be `application/json`",
+            ),
+            Self::IdempotencyMismatch => (
+                S::UNPROCESSABLE_ENTITY,
+                "idempotency_mismatch",
+                "The idempotency key was used for another request",
             ),
             Self::InternalError => (
                 S::INTERNAL_SERVER_ERROR,
@@ -153,6 +161,19 @@ impl Problem {
         self
     }
 
+    /// Logs the problem with its cause, in the span of its request.
+    pub(super) fn log(&self) {
+        let (status, code, _) = self.code.describe();
+        let cause = self.cause.as_deref().map(chain).unwrap_or_default();
+        if status == StatusCode::INTERNAL_SERVER_ERROR || status == StatusCode::BAD_GATEWAY {
+            tracing::error!(code, cause, "request failed");
+        } else if status.is_server_error() {
+            tracing::warn!(code, cause, "request failed");
+        } else {
+            tracing::info!(code, cause, "request refused");
+        }
+    }
+
     /// The headers that belong to the problem.
     pub(super) fn headers(&self) -> impl Iterator<Item = (axum::http::HeaderName, HeaderValue)> {
         use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
@@ -170,6 +191,18 @@ impl Problem {
     }
 }
 
+/// Writes an error and its causes in one line; messages never repeat their source.
+fn chain(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
 impl IntoResponse for Problem {
     /// Gives the status only; the body follows where the request's id is known.
     fn into_response(self) -> Response {
@@ -184,7 +217,9 @@ impl From<auth::Error> for Problem {
     fn from(error: auth::Error) -> Self {
         match error {
             auth::Error::Missing => Self::new(Code::MissingCredentials),
-            auth::Error::Invalid(_) | auth::Error::UnknownIssuer => Self::new(Code::InvalidToken).cause(error),
+            auth::Error::Invalid(_) | auth::Error::UnknownIssuer | auth::Error::UnknownKey => {
+                Self::new(Code::InvalidToken).cause(error)
+            }
             auth::Error::KeysUnavailable { retry_after } => {
                 Self::new(Code::KeysUnavailable).retry_after(retry_after).cause(error)
             }
@@ -213,6 +248,11 @@ impl From<service::Error> for Problem {
             }
             service::Error::UserDeleting => Self::new(Code::UserDeleting).cause(error),
             service::Error::NotFound => Self::new(Code::NotFound),
+            service::Error::Conflict(detail) => Self::new(Code::MappingConflict).detail(detail).cause(error),
+            service::Error::NotAllowed => Self::new(Code::Forbidden)
+                .detail("the settings of the service do not allow it")
+                .cause(error),
+            service::Error::Invalid(detail) => Self::new(Code::InvalidRequest).detail(detail),
             service::Error::InProgress => Self::new(Code::OperationInProgress).cause(error),
             service::Error::Upstream(error) => error.into(),
             service::Error::Store(error) => error.into(),

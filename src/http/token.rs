@@ -5,14 +5,13 @@ use chrono::Duration;
 
 use super::{
     Api,
-    extract::{Login, OptionalJson},
-    middleware::RequestId,
+    extract::{Login, OptionalJson, Traced},
     problem::{Code, Problem},
 };
 use crate::{
     api::{CommunicationUser, ProblemDocument, TokenRequest, TokenResponse},
-    domain::token::Lifetime,
-    service::{Issued, Wanted},
+    domain::{scope::Scopes, token::Lifetime},
+    service::{Asker, Issued, Wanted},
 };
 
 /// Issue a token.
@@ -39,18 +38,27 @@ use crate::{
 )]
 pub(super) async fn issue_token(
     State(api): State<Api>,
-    request_id: RequestId,
+    Traced(trace): Traced,
     Login(login): Login,
     OptionalJson(request): OptionalJson<TokenRequest>,
-) -> Result<([(header::HeaderName, &'static str); 1], Json<TokenResponse>), Problem> {
-    let wanted = wanted(request, request_id)?;
-    let issued = api.service.issue(&login, &wanted).await?;
+) -> Result<TokenAnswer, Problem> {
+    issue(&api, Asker::of_login(login, trace), request).await
+}
+
+/// An answer that carries a token.
+pub(super) type TokenAnswer = ([(header::HeaderName, &'static str); 1], Json<TokenResponse>);
+
+/// Issues a token to whoever asks, and leaves the line that tells who received which token.
+pub(super) async fn issue(api: &Api, asker: Asker, request: TokenRequest) -> Result<TokenAnswer, Problem> {
+    let issued = api.service.issue(&asker, &wanted(request)?).await?;
     tracing::info!(
         user = %issued.user,
         fingerprint = issued.token.token.fingerprint(),
+        how = "minted",
         expires_on = %issued.token.expires_on,
-        login_jti = login.token_id,
-        login_sid = login.session_id,
+        login_jti = asker.login_id,
+        login_sid = asker.session_id,
+        client = asker.trace.client.map(|client| client.to_string()),
         "token handed out"
     );
     Ok((
@@ -59,13 +67,9 @@ pub(super) async fn issue_token(
     ))
 }
 
-fn wanted(request: TokenRequest, RequestId(request_id): RequestId) -> Result<Wanted, Problem> {
+fn wanted(request: TokenRequest) -> Result<Wanted, Problem> {
     let invalid = |detail: String| Problem::new(Code::InvalidRequest).detail(detail);
-    if request
-        .scopes
-        .as_ref()
-        .is_some_and(crate::domain::scope::Scopes::is_empty)
-    {
+    if request.scopes.as_ref().is_some_and(Scopes::is_empty) {
         return Err(invalid(
             "`scopes`: must name at least one scope, or be left out".to_owned(),
         ));
@@ -75,7 +79,6 @@ fn wanted(request: TokenRequest, RequestId(request_id): RequestId) -> Result<Wan
     Ok(Wanted {
         scopes: request.scopes,
         lifetime,
-        request_id: Some(request_id),
     })
 }
 

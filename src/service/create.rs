@@ -1,4 +1,4 @@
-//! The first token: claim, create at ACS, bind.
+//! The first identity: claim, create at ACS, bind.
 //!
 //! Of any number of requests that find no identity, one gets the claim; the others wait for it.
 //! Whatever is lost on the way is queued for deletion where its id is known, and audited where it is not.
@@ -10,14 +10,14 @@ use tracing::Instrument;
 
 use super::{
     Error, Service,
-    issue::{Issued, Terms, minted},
+    issue::{Asker, Issued, Terms, event, minted},
     upstream,
 };
 use crate::{
-    auth::Login,
     domain::{
-        audit::{Action, Actor, Event},
-        user::{AppUser, User, UserId},
+        audit::{Action, Event},
+        token::IssuedToken,
+        user::{AcsId, User, UserRef},
     },
     store::{Bound, Claim},
 };
@@ -27,19 +27,49 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(5);
 
 impl Service {
     /// Creates the identity and its first token; `None` when somebody else was faster or fenced the user meanwhile.
-    ///
-    /// The work goes on although the caller may hang up: an identity that ACS created must be bound.
     pub(super) async fn create(
         self: &Arc<Self>,
-        login: &Login,
+        asker: &Asker,
         read: Option<User>,
         terms: &Terms,
         deadline: Instant,
     ) -> Result<Option<Issued>, Error> {
-        let (service, app_user, terms) = (Arc::clone(self), login.app_user.clone(), terms.clone());
+        let made = self.create_detached(asker, read, Some(terms.clone()), deadline).await?;
+        Ok(made.and_then(|(claim, acs_id, token)| {
+            Some(Issued {
+                token: token?,
+                scopes: terms.scopes.clone(),
+                user: claim.user,
+                acs_id,
+            })
+        }))
+    }
+
+    /// Creates the identity without a token; `None` when somebody else was faster.
+    pub(super) async fn create_bare(
+        self: &Arc<Self>,
+        asker: &Asker,
+        read: Option<User>,
+        deadline: Instant,
+    ) -> Result<Option<AcsId>, Error> {
+        Ok(self
+            .create_detached(asker, read, None, deadline)
+            .await?
+            .map(|(_, acs_id, _)| acs_id))
+    }
+
+    /// The work goes on although the caller may hang up: an identity that ACS created must be bound.
+    async fn create_detached(
+        self: &Arc<Self>,
+        asker: &Asker,
+        read: Option<User>,
+        terms: Option<Terms>,
+        deadline: Instant,
+    ) -> Result<Option<(Claim, AcsId, Option<IssuedToken>)>, Error> {
+        let (service, asker) = (Arc::clone(self), asker.clone());
         let work = async move {
             service
-                .claim_create_bind(&app_user, read.as_ref(), &terms, deadline)
+                .claim_create_bind(&asker, read.as_ref(), terms.as_ref(), deadline)
                 .await
         };
         self.detached
@@ -50,49 +80,57 @@ impl Service {
 
     async fn claim_create_bind(
         &self,
-        app_user: &AppUser,
+        asker: &Asker,
         read: Option<&User>,
-        terms: &Terms,
+        terms: Option<&Terms>,
         deadline: Instant,
-    ) -> Result<Option<Issued>, Error> {
+    ) -> Result<Option<(Claim, AcsId, Option<IssuedToken>)>, Error> {
         let now = self.clock.now();
         let until = now + self.settings.patience + CLAIM_MARGIN;
-        let claim = match read {
-            None => self.store.claim_new(app_user, now, until).await?,
-            Some(user) => {
-                self.store
-                    .claim_again(user, now, until, &possible_orphan(&user.id, terms))
-                    .await?
+        let claim = match (read, &asker.user) {
+            (Some(user), _) => {
+                let orphan = event(Action::PossibleOrphan, asker, &user.id);
+                self.store.claim_again(user, now, until, &orphan).await?
             }
+            (None, UserRef::AppUser(app_user)) => self.store.claim_new(app_user, now, until).await?,
+            (None, UserRef::Id(_)) => return Err(Error::NotFound),
         };
         let Some(claim) = claim else { return Ok(None) };
-        match self.upstream.create(&terms.scopes, terms.lifetime, deadline).await {
-            Ok((acs_id, token)) => {
-                let event = minted(&claim.user, &acs_id, &token, claim.generation, terms);
-                let resource = self.upstream.resource();
-                // A failure here must not give the claim back: the commit may have happened.
-                // Where it did not, the one who takes the claim over counts the identity as a possible orphan.
-                let bound = self
-                    .store
-                    .bind(&claim, resource, &event, &acs_id, self.clock.now())
-                    .await?;
-                let issued = Issued {
-                    token,
-                    scopes: terms.scopes.clone(),
-                    user: claim.user,
-                    acs_id,
-                };
-                Ok((bound == Bound::AndCurrent).then_some(issued))
+        let created = match terms {
+            Some(terms) => {
+                let created = self.upstream.create(&terms.scopes, terms.lifetime, deadline).await;
+                created.map(|(acs_id, token)| (acs_id, Some(token)))
             }
+            None => self.upstream.create_bare(deadline).await.map(|acs_id| (acs_id, None)),
+        };
+        let (acs_id, token) = match created {
+            Ok(created) => created,
             Err(error) => {
-                self.give_back(&claim, &error, terms).await;
-                Err(error.into())
+                self.give_back(&claim, &error, asker).await;
+                return Err(error.into());
             }
+        };
+        let about = match (&token, terms) {
+            (Some(token), Some(terms)) => minted(asker, &claim.user, &acs_id, token, claim.generation, &terms.scopes),
+            _ => Event {
+                acs_id: Some(acs_id.clone()),
+                ..event(Action::IdentityBound, asker, &claim.user)
+            },
+        };
+        // A failure here must not give the claim back: the commit may have happened.
+        // Where it did not, the one who takes the claim over counts the identity as a possible orphan.
+        let bound = self
+            .store
+            .bind(&claim, self.upstream.resource(), &acs_id, &about, self.clock.now())
+            .await?;
+        if bound == Bound::Lost {
+            self.wake.notify_one();
         }
+        Ok((bound == Bound::AndCurrent).then_some((claim, acs_id, token)))
     }
 
     /// Ends a claim after ACS did not create, so that the next request can try at once.
-    async fn give_back(&self, claim: &Claim, error: &upstream::Error, terms: &Terms) {
+    async fn give_back(&self, claim: &Claim, error: &upstream::Error, asker: &Asker) {
         let may_have_acted = matches!(
             error,
             upstream::Error::Unavailable {
@@ -100,22 +138,10 @@ impl Service {
                 ..
             }
         );
-        let orphan = may_have_acted.then(|| possible_orphan(&claim.user, terms));
+        let orphan = may_have_acted.then(|| event(Action::PossibleOrphan, asker, &claim.user));
         if let Err(error) = self.store.release_claim(claim, orphan.as_ref(), self.clock.now()).await {
             // The request fails for another reason; the claim runs out by itself.
             tracing::warn!(error = &error as &dyn std::error::Error, user = %claim.user, "a claim could not be given back");
         }
-    }
-}
-
-fn possible_orphan(user: &UserId, terms: &Terms) -> Event {
-    Event {
-        action: Action::PossibleOrphan,
-        actor: Actor::User(user.clone()),
-        user: user.clone(),
-        acs_id: None,
-        token: None,
-        request_id: terms.request_id.clone(),
-        detail: None,
     }
 }

@@ -3,18 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, Utc};
+use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Error, Service, floor_to_second};
+use super::{Error, Service, floor_to_second, settle::PULL_PAUSE};
 use crate::{
     auth::Login,
     domain::{
-        audit::{Action, Actor, Event, TokenTrace},
+        audit::{Action, Actor, Event, TokenTrace, Trace},
+        policy::Grant,
         scope::Scopes,
         token::{IssuedToken, Lifetime},
-        user::{AcsId, State, User, UserId},
+        user::{AcsId, State, User, UserId, UserRef},
     },
-    store::Mint,
 };
 
 /// How often a token that ACS minted may turn out to be fenced before the request is sent away.
@@ -23,15 +24,48 @@ const MAX_THROWN_AWAY: u32 = 2;
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
-/// What a user asks for.
+/// Who asks for a token, for whom, and what they may have.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// For whom.
+    pub user: UserRef,
+    /// When the user signed in; a backend with a key of its own needs no login.
+    pub login_time: Option<DateTime<Utc>>,
+    /// What may be asked for.
+    pub grant: Option<Grant>,
+    /// Who, where it is not the user.
+    pub actor: Option<Actor>,
+    /// From where.
+    pub trace: Trace,
+    /// The login's `jti`, for the audit trail.
+    pub login_id: Option<String>,
+    /// The login's `sid`, for the audit trail.
+    pub session_id: Option<String>,
+}
+
+impl Asker {
+    /// The user of a login, asking for themselves.
+    #[must_use]
+    pub fn of_login(login: Login, trace: Trace) -> Self {
+        Self {
+            user: UserRef::AppUser(login.app_user),
+            login_time: Some(login.time),
+            grant: login.grant,
+            actor: None,
+            trace,
+            login_id: login.token_id,
+            session_id: login.session_id,
+        }
+    }
+}
+
+/// What is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// The scopes; all that are granted where not said.
     pub scopes: Option<Scopes>,
     /// The longest life; the default where not said.
     pub lifetime: Option<Lifetime>,
-    /// The request, for the audit trail.
-    pub request_id: Option<String>,
 }
 
 /// A token that may leave the house.
@@ -47,16 +81,15 @@ pub struct Issued {
     pub acs_id: AcsId,
 }
 
-/// What was asked for, bounded by what the login is granted.
+/// What was asked for, bounded by what is granted.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) scopes: Scopes,
     pub(super) lifetime: Lifetime,
-    pub(super) request_id: Option<String>,
 }
 
 /// What the read entitles to.
-enum Authorised {
+pub(super) enum Authorised {
     /// There is an identity: mint for it.
     Mint(User, AcsId),
     /// There is none: create it, over this row if there is one.
@@ -64,18 +97,18 @@ enum Authorised {
 }
 
 impl Service {
-    /// Issues a token to the user of a login, creating the user's identity where there is none.
+    /// Issues a token, creating the user's identity where there is none.
     ///
     /// # Errors
-    /// Any [`Error`] but [`Error::NotFound`].
-    pub async fn issue(self: &Arc<Self>, login: &Login, wanted: &Wanted) -> Result<Issued, Error> {
-        let terms = self.terms(login, wanted)?;
+    /// [`Error::NotFound`] when the user is named by an unknown id; any other [`Error`].
+    pub async fn issue(self: &Arc<Self>, asker: &Asker, wanted: &Wanted) -> Result<Issued, Error> {
+        let terms = self.terms(asker, wanted)?;
         let deadline = self.deadline();
         let mut thrown_away = 0;
         loop {
-            let issued = match self.authorise(login, deadline).await? {
-                Authorised::Mint(user, acs_id) => self.mint(&user, acs_id, &terms, deadline).await?,
-                Authorised::Create(read) => self.create(login, read, &terms, deadline).await?,
+            let issued = match self.authorise(asker, deadline).await? {
+                Authorised::Mint(user, acs_id) => self.mint(asker, &user, acs_id, &terms, deadline).await?,
+                Authorised::Create(read) => self.create(asker, read, &terms, deadline).await?,
             };
             if let Some(issued) = issued {
                 return Ok(issued);
@@ -88,8 +121,8 @@ impl Service {
         }
     }
 
-    fn terms(&self, login: &Login, wanted: &Wanted) -> Result<Terms, Error> {
-        let grant = login.grant.as_ref().ok_or(Error::NoGrant)?;
+    fn terms(&self, asker: &Asker, wanted: &Wanted) -> Result<Terms, Error> {
+        let grant = asker.grant.as_ref().ok_or(Error::NoGrant)?;
         let scopes = wanted.scopes.as_ref().unwrap_or(&grant.scopes);
         if let Some(scope) = scopes.first_outside(&grant.scopes) {
             return Err(Error::ScopeNotAllowed(scope));
@@ -101,19 +134,30 @@ impl Service {
         Ok(Terms {
             scopes: scopes.clone(),
             lifetime,
-            request_id: wanted.request_id.clone(),
         })
     }
 
     /// Reads the mapping until it says what to do; whoever waited reads again, so that no decision is older than the read.
-    async fn authorise(&self, login: &Login, deadline: Instant) -> Result<Authorised, Error> {
+    pub(super) async fn authorise(self: &Arc<Self>, asker: &Asker, deadline: Instant) -> Result<Authorised, Error> {
         let mut look = FIRST_LOOK;
+        let mut next_pull = Instant::now();
         loop {
             let now = self.clock.now();
-            let Some(user) = self.store.find_user(&login.app_user, now).await? else {
-                return Ok(Authorised::Create(None));
+            let Some(user) = self.store.find_user(&asker.user, now).await? else {
+                let is_too_old = asker.login_time.is_some_and(|login| login < self.forgotten(now));
+                return match asker.user {
+                    UserRef::Id(_) => Err(Error::NotFound),
+                    UserRef::AppUser(_) if is_too_old => Err(Error::LoginSuperseded {
+                        max_age: self.users.tombstone_ttl,
+                    }),
+                    UserRef::AppUser(_) => Ok(Authorised::Create(None)),
+                };
             };
-            refuse(&user, login, now)?;
+            if user.pending_operation.is_some() && Instant::now() >= next_pull {
+                next_pull = Instant::now() + PULL_PAUSE;
+                self.pull_detached(user.id.clone());
+            }
+            self.refuse(&user, asker, now)?;
             let being_created = user.claimed_until.is_some_and(|until| now <= until);
             if !being_created && !user.held {
                 return Ok(match user.acs_id.clone() {
@@ -129,8 +173,52 @@ impl Service {
         }
     }
 
+    fn refuse(&self, user: &User, asker: &Asker, now: DateTime<Utc>) -> Result<(), Error> {
+        if user.blocked_at.is_some() {
+            return Err(Error::UserBlocked);
+        }
+        if let Some(login) = asker.login_time {
+            self.refuse_old_login(user, login, now)?;
+        }
+        if user.state == State::Deleting {
+            Err(Error::UserDeleting)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Refuses a login from before the user's last revocation.
+    pub(super) fn refuse_old_login(&self, user: &User, login: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), Error> {
+        let since = user
+            .logins_valid_from
+            .map_or(self.forgotten(now), |since| since.max(self.forgotten(now)));
+        // Floor, so that a login made in the same second after a revocation gets in.
+        if floor_to_second(login) < floor_to_second(since) {
+            return Err(Error::LoginSuperseded {
+                max_age: (now - since).to_std().unwrap_or_default(),
+            });
+        }
+        Ok(())
+    }
+
+    /// A row may be forgotten after its time, so a login from before that cannot be judged any more.
+    fn forgotten(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        now - self.users.tombstone_ttl
+    }
+
+    /// Pulls the operation that holds a user forward, without making the request wait for the call itself.
+    fn pull_detached(self: &Arc<Self>, user: UserId) {
+        let service = Arc::clone(self);
+        self.detached.spawn(async move {
+            if let Err(error) = service.pull_forward(&user).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, %user, "an operation could not be pulled forward");
+            }
+        });
+    }
+
     async fn mint(
         &self,
+        asker: &Asker,
         user: &User,
         acs_id: AcsId,
         terms: &Terms,
@@ -140,14 +228,12 @@ impl Service {
             .upstream
             .issue(&acs_id, &terms.scopes, terms.lifetime, deadline)
             .await?;
-        let minted = minted(&user.id, &acs_id, &token, user.generation, terms);
-        let mint = Mint {
-            user: &user.id,
-            generation: user.generation,
-            acs_id: &acs_id,
-            expires_at: token.expires_on.trunc_subsecs(3),
-        };
-        let still_right = self.store.record_mint(&mint, &minted, self.clock.now()).await?;
+        let event = minted(asker, &user.id, &acs_id, &token, user.generation, &terms.scopes);
+        let expires_at = token.expires_on.trunc_subsecs(3);
+        let still_right = self
+            .store
+            .record_mint(user, &acs_id, expires_at, &event, self.clock.now())
+            .await?;
         Ok(still_right.then(|| Issued {
             token,
             scopes: terms.scopes.clone(),
@@ -157,40 +243,34 @@ impl Service {
     }
 }
 
-/// The audit event of a mint.
-pub(super) fn minted(user: &UserId, acs_id: &AcsId, token: &IssuedToken, generation: i64, terms: &Terms) -> Event {
+/// The event of what an asker did to a user.
+pub(super) fn event(action: Action, asker: &Asker, user: &UserId) -> Event {
+    let actor = asker.actor.clone().unwrap_or_else(|| Actor::User(user.clone()));
+    let detail = (asker.login_id.is_some() || asker.session_id.is_some())
+        .then(|| json!({"jti": asker.login_id, "sid": asker.session_id}));
     Event {
-        action: Action::TokenMinted,
-        actor: Actor::User(user.clone()),
-        user: user.clone(),
-        acs_id: Some(acs_id.clone()),
-        token: Some(TokenTrace {
-            fingerprint: token.token.fingerprint(),
-            scopes: terms.scopes.to_string(),
-            expires_at: token.expires_on.trunc_subsecs(3),
-            generation,
-        }),
-        request_id: terms.request_id.clone(),
-        detail: None,
+        detail,
+        ..Event::new(action, actor, user.clone(), asker.trace.clone())
     }
 }
 
-fn refuse(user: &User, login: &Login, now: DateTime<Utc>) -> Result<(), Error> {
-    if user.blocked_at.is_some() {
-        return Err(Error::UserBlocked);
-    }
-    // Floor, so that a login made in the same second after a revocation gets in.
-    if let Some(since) = user
-        .logins_valid_from
-        .filter(|since| floor_to_second(login.time) < floor_to_second(*since))
-    {
-        return Err(Error::LoginSuperseded {
-            max_age: (now - since).to_std().unwrap_or_default(),
-        });
-    }
-    if user.state == State::Deleting {
-        Err(Error::UserDeleting)
-    } else {
-        Ok(())
+/// The event of a mint.
+pub(super) fn minted(
+    asker: &Asker,
+    user: &UserId,
+    acs_id: &AcsId,
+    token: &IssuedToken,
+    generation: i64,
+    scopes: &Scopes,
+) -> Event {
+    Event {
+        acs_id: Some(acs_id.clone()),
+        token: Some(TokenTrace {
+            fingerprint: token.token.fingerprint(),
+            scopes: scopes.to_string(),
+            expires_at: token.expires_on.trunc_subsecs(3),
+            generation,
+        }),
+        ..event(Action::TokenMinted, asker, user)
     }
 }

@@ -71,6 +71,26 @@ impl Upstream {
         &self.resource
     }
 
+    /// Returns the client for calls that are not repeated here.
+    #[must_use]
+    pub fn acs(&self) -> &acs::Client {
+        &self.acs
+    }
+
+    /// Returns how long one call may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.acs.timeout()
+    }
+
+    /// Creates an identity without a token.
+    ///
+    /// # Errors
+    /// Any [`Error`]; see `may_have_acted`.
+    pub async fn create_bare(&self, deadline: Instant) -> Result<AcsId, Error> {
+        retry(deadline, had_no_effect, || self.acs.create()).await
+    }
+
     /// Creates an identity with its first token.
     ///
     /// # Errors
@@ -100,7 +120,7 @@ impl Upstream {
 }
 
 /// Tells whether a failed call surely did nothing at ACS.
-fn had_no_effect(error: &acs::Error) -> bool {
+pub(super) fn had_no_effect(error: &acs::Error) -> bool {
     !matches!(error, acs::Error::Unavailable { .. } | acs::Error::Malformed { .. })
 }
 

@@ -1,52 +1,374 @@
-//! Work at ACS that was accepted and must happen: rows are written in the transaction that accepts it.
+//! Operations in the database: accepted in the transaction of their fence, leased before each attempt, completed once.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, Tx, execute, on_tx};
+use super::{Error, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{
     audit::Actor,
+    operation::{Kind, Lease, Operation},
     user::{AcsId, UserId},
 };
 
-const INSERT: &str = "
-    INSERT INTO operations (id, kind, user_id, acs_id, resource, actor_kind, actor, request_id, not_before, attempts, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $9)";
+macro_rules! select_operation {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, kind, user_id, acs_id, resource, actor_kind, actor, reason, not_before, next_attempt_at, attempts,
+                    last_attempt_at, last_error, created_at, completed_at FROM operations ",
+            $rest
+        )
+    };
+}
 
-/// An identity that lost the race to be bound and must be deleted at ACS.
+const FIND: &str = select_operation!("WHERE id = $1");
+const LIST: &str = select_operation!("WHERE (completed_at IS NULL) = $1 AND id > $2 ORDER BY id LIMIT $3");
+const LIST_ALL: &str = select_operation!("WHERE id > $1 ORDER BY id LIMIT $2");
+
+const INSERT: &str = "
+    INSERT INTO operations (id, kind, user_id, acs_id, resource, actor_kind, actor, reason, request_id, not_before,
+                            next_attempt_at, attempts, unanswered, last_attempt_at, claimed_by, claimed_until, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16)";
+
+const DUE: &str = "
+    SELECT id FROM operations
+    WHERE completed_at IS NULL AND next_attempt_at <= $1 AND not_before <= $1
+      AND (claimed_until IS NULL OR claimed_until < $1)
+    ORDER BY next_attempt_at LIMIT $2";
+
+/// What may be pulled forward: tried by nobody now, and not a moment ago.
+const OPEN_OF_USER: &str = "
+    SELECT id FROM operations
+    WHERE user_id = $1 AND completed_at IS NULL AND not_before <= $2
+      AND (claimed_until IS NULL OR claimed_until < $2) AND (last_attempt_at IS NULL OR last_attempt_at <= $3)
+    ORDER BY id LIMIT 1";
+
+const NEXT_DUE: &str = "
+    SELECT MIN(CASE WHEN next_attempt_at > not_before THEN next_attempt_at ELSE not_before END)
+    FROM operations WHERE completed_at IS NULL AND (claimed_until IS NULL OR claimed_until < $1)";
+
+const LEASE: &str = "
+    UPDATE operations SET claimed_by = $1, claimed_until = $2, attempts = attempts + 1, unanswered = unanswered + 1,
+                          last_attempt_at = $3
+    WHERE id = $4 AND completed_at IS NULL AND not_before <= $3 AND (claimed_until IS NULL OR claimed_until < $3)";
+
+/// An attempt that ended without success: whether it may still act decides if it stays counted as unanswered.
+const BACK_OFF: &str = "
+    UPDATE operations SET claimed_by = NULL, claimed_until = NULL, next_attempt_at = $1, last_error = $2,
+                          unanswered = unanswered - $3
+    WHERE id = $4 AND claimed_by = $5";
+
+const COMPLETE: &str = "
+    UPDATE operations SET completed_at = $1, claimed_by = NULL, claimed_until = NULL, last_error = NULL
+    WHERE id = $2 AND completed_at IS NULL RETURNING unanswered, last_attempt_at";
+
+const HOLD: &str = "
+    UPDATE users SET held_until = CASE WHEN held_until > $1 THEN held_until ELSE $1 END,
+           no_reuse_before = CASE WHEN $2 IS NULL OR no_reuse_before > $2 THEN no_reuse_before ELSE $2 END
+    WHERE id = $3";
+
+const UNBIND: &str = "
+    UPDATE users SET state = 'unbound', acs_id = NULL, updated_at = $1
+    WHERE id = $2 AND state = 'deleting' AND acs_id = $3";
+
+/// A piece of work to be accepted.
 #[derive(Clone, Debug)]
 pub struct NewOperation<'a> {
-    /// The app user in whose name it was created.
+    /// What is to be done.
+    pub kind: Kind,
+    /// For which user.
     pub user: &'a UserId,
-    /// The identity.
+    /// To which identity.
     pub acs_id: &'a AcsId,
-    /// The ACS resource that holds it.
+    /// At which resource.
     pub resource: &'a str,
     /// Who asked.
     pub actor: &'a Actor,
+    /// Why.
+    pub reason: Option<&'a str>,
     /// The request that led to it.
     pub request_id: Option<&'a str>,
+    /// Only a call sent from then on completes it.
+    pub not_before: DateTime<Utc>,
+    /// The first attempt, where whoever accepts it makes it at once.
+    pub lease: Option<Lease>,
 }
 
-impl Tx {
-    /// Queues the deletion of an identity that nobody will use.
+/// What a completion leaves to be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
+    /// How many attempts got no answer, this one not counted: their calls may still act.
+    pub strays: i64,
+    /// When the last attempt was made.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+}
+
+impl Store {
+    /// Reads an operation.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer, [`Error::Corrupt`] when the row cannot be read.
+    pub async fn find_operation(&self, id: Uuid) -> Result<Option<Operation>, Error> {
+        let row: Option<Row> = on_pool!(self, |db| sqlx::query_as(FIND).bind(id).fetch_optional(db).await)?;
+        row.map(Operation::try_from).transpose()
+    }
+
+    /// Lists operations in the order of acceptance: the unfinished, the finished, or all.
+    ///
+    /// # Errors
+    /// As [`Store::find_operation`].
+    pub async fn list_operations(
+        &self,
+        pending: Option<bool>,
+        after: Uuid,
+        limit: i64,
+    ) -> Result<Vec<Operation>, Error> {
+        let rows: Vec<Row> = match pending {
+            Some(pending) => on_pool!(self, |db| {
+                sqlx::query_as(LIST)
+                    .bind(pending)
+                    .bind(after)
+                    .bind(limit)
+                    .fetch_all(db)
+                    .await
+            })?,
+            None => on_pool!(self, |db| sqlx::query_as(LIST_ALL)
+                .bind(after)
+                .bind(limit)
+                .fetch_all(db)
+                .await)?,
+        };
+        rows.into_iter().map(Operation::try_from).collect()
+    }
+
+    /// Lists operations that wait for an attempt.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn insert_discard(&mut self, new: &NewOperation<'_>, now: DateTime<Utc>) -> Result<(), Error> {
+    pub async fn due_operations(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<Uuid>, Error> {
+        Ok(on_pool!(self, |db| sqlx::query_scalar(DUE)
+            .bind(now)
+            .bind(limit)
+            .fetch_all(db)
+            .await)?)
+    }
+
+    /// Finds a user's unfinished operation that nobody is trying, and nobody tried after `not_since`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn open_operation_of(
+        &self,
+        user: &UserId,
+        now: DateTime<Utc>,
+        not_since: DateTime<Utc>,
+    ) -> Result<Option<Uuid>, Error> {
+        Ok(on_pool!(self, |db| {
+            sqlx::query_scalar(OPEN_OF_USER)
+                .bind(user.as_str())
+                .bind(now)
+                .bind(not_since)
+                .fetch_optional(db)
+                .await
+        })?)
+    }
+
+    /// Tells when the next operation waits for an attempt.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Error> {
+        Ok(on_pool!(self, |db| sqlx::query_scalar(NEXT_DUE)
+            .bind(now)
+            .fetch_one(db)
+            .await)?)
+    }
+
+    /// Takes the right to one attempt, committed and counted before anything is sent; `None` when another has it.
+    ///
+    /// # Errors
+    /// As [`Store::find_operation`].
+    pub async fn lease_operation(
+        &self,
+        id: Uuid,
+        lease: Lease,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Operation>, Error> {
+        let leased = on_pool!(self, |db| {
+            let query = sqlx::query(LEASE).bind(lease.by).bind(lease.until).bind(now).bind(id);
+            query.execute(db).await.map(|done| done.rows_affected())
+        })?;
+        if leased == 1 {
+            self.find_operation(id).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Ends an attempt without success; `answered` when it is certain that its call will not act any more.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer; the lease then runs out by itself.
+    pub async fn back_off(
+        &self,
+        id: Uuid,
+        lease: Lease,
+        next_attempt_at: DateTime<Utc>,
+        error: Option<&str>,
+        answered: bool,
+    ) -> Result<(), Error> {
+        on_pool!(self, |db| {
+            sqlx::query(BACK_OFF)
+                .bind(next_attempt_at)
+                .bind(error)
+                .bind(i64::from(answered))
+                .bind(id)
+                .bind(lease.by)
+                .execute(db)
+                .await
+                .map(drop)
+        })?;
+        Ok(())
+    }
+}
+
+impl Tx {
+    /// Accepts an operation.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn insert_operation(&mut self, new: &NewOperation<'_>, now: DateTime<Utc>) -> Result<Operation, Error> {
+        let id = Uuid::now_v7();
+        let attempts = i64::from(new.lease.is_some());
         execute!(
             self,
             sqlx::query(INSERT)
-                .bind(Uuid::now_v7())
-                .bind("discard")
+                .bind(id)
+                .bind(new.kind.as_str())
                 .bind(new.user.as_str())
                 .bind(new.acs_id.as_str())
                 .bind(new.resource)
                 .bind(new.actor.kind())
                 .bind(new.actor.name())
+                .bind(new.reason)
                 .bind(new.request_id)
+                .bind(new.not_before)
+                .bind(now)
+                .bind(attempts)
+                .bind(new.lease.map(|_| now))
+                .bind(new.lease.map(|lease| lease.by))
+                .bind(new.lease.map(|lease| lease.until))
                 .bind(now)
         )?;
+        Ok(Operation {
+            id,
+            kind: new.kind,
+            user: new.user.clone(),
+            acs_id: new.acs_id.clone(),
+            resource: new.resource.to_owned(),
+            actor: new.actor.clone(),
+            reason: new.reason.map(str::to_owned),
+            not_before: new.not_before,
+            next_attempt_at: now,
+            attempts,
+            last_attempt_at: new.lease.map(|_| now),
+            last_error: None,
+            created_at: now,
+            completed_at: None,
+        })
+    }
+
+    /// Completes an operation that ACS confirmed; `None` when it was completed before, and then nothing may be changed.
+    ///
+    /// The lease need not be the caller's any more: what ACS confirmed is done.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn complete_operation(&mut self, id: Uuid, now: DateTime<Utc>) -> Result<Option<Completion>, Error> {
+        let row: Option<(i64, Option<DateTime<Utc>>)> = on_tx!(self, |db| sqlx::query_as(COMPLETE)
+            .bind(now)
+            .bind(id)
+            .fetch_optional(db)
+            .await)?;
+        Ok(row.map(|(unanswered, last_attempt_at)| Completion {
+            strays: unanswered - 1,
+            last_attempt_at,
+        }))
+    }
+
+    /// Holds issuing back for a while longer, and storing of tokens until strays can no longer act.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn hold(
+        &mut self,
+        user: &UserId,
+        until: DateTime<Utc>,
+        no_reuse_before: Option<DateTime<Utc>>,
+    ) -> Result<(), Error> {
+        execute!(
+            self,
+            sqlx::query(HOLD).bind(until).bind(no_reuse_before).bind(user.as_str())
+        )?;
         Ok(())
+    }
+
+    /// Ends the deletion of a user whose identity is gone.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn unbind(&mut self, user: &UserId, acs_id: &AcsId, now: DateTime<Utc>) -> Result<(), Error> {
+        execute!(
+            self,
+            sqlx::query(UNBIND).bind(now).bind(user.as_str()).bind(acs_id.as_str())
+        )?;
+        Ok(())
+    }
+}
+
+/// An operation as the database has it.
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    kind: String,
+    user_id: String,
+    acs_id: String,
+    resource: String,
+    actor_kind: String,
+    actor: String,
+    reason: Option<String>,
+    not_before: DateTime<Utc>,
+    next_attempt_at: DateTime<Utc>,
+    attempts: i64,
+    last_attempt_at: Option<DateTime<Utc>>,
+    last_error: Option<String>,
+    created_at: DateTime<Utc>,
+    completed_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<Row> for Operation {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        let corrupt = |column| Error::Corrupt {
+            table: "operations",
+            column,
+            row: row.id.to_string(),
+        };
+        Ok(Self {
+            id: row.id,
+            kind: Kind::parse(&row.kind).ok_or_else(|| corrupt("kind"))?,
+            user: UserId::parse(&row.user_id).map_err(|_| corrupt("user_id"))?,
+            acs_id: AcsId::parse(&row.acs_id).map_err(|_| corrupt("acs_id"))?,
+            actor: Actor::parse(&row.actor_kind, &row.actor).ok_or_else(|| corrupt("actor_kind"))?,
+            resource: row.resource,
+            reason: row.reason,
+            not_before: row.not_before,
+            next_attempt_at: row.next_attempt_at,
+            attempts: row.attempts,
+            last_attempt_at: row.last_attempt_at,
+            last_error: row.last_error,
+            created_at: row.created_at,
+            completed_at: row.completed_at,
+        })
     }
 }

@@ -13,7 +13,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "acs",
+            "api",
             "app",
+            "auth",
             "client",
             "config",
             "dev",
@@ -24,11 +26,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("dev", &["app", "config", "domain", "emulator", "shutdown", "telemetry"]),
+    (
+        "dev",
+        &["app", "auth", "config", "domain", "emulator", "shutdown", "telemetry"],
+    ),
     (
         "app",
         &[
-            "acs", "auth", "config", "domain", "http", "service", "shutdown", "store",
+            "acs", "auth", "config", "domain", "http", "service", "shutdown", "store", "worker",
         ],
     ),
     (
@@ -42,9 +47,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "shutdown",
             "store",
             "telemetry",
+            "worker",
         ],
     ),
-    ("client", &[]),
+    ("client", &["api", "domain"]),
+    ("worker", &["service"]),
     ("http", &["api", "auth", "domain", "service", "store"]),
     ("api", &["domain"]),
     ("service", &["acs", "auth", "domain", "store"]),

@@ -2,13 +2,17 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod access;
 mod architecture;
 mod commands;
 mod configuration;
 mod emulator;
 mod logins;
 mod migrations;
+mod model_based;
 mod openapi;
+mod operator_commands;
+mod operators;
 mod problems;
 mod promises;
 mod redaction;

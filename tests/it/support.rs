@@ -2,6 +2,8 @@
 
 pub mod database;
 pub mod issuer;
+pub mod ops;
+pub mod process;
 
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ pub const ACCESS_KEY: &str = "dGVzdC1hY2Nlc3Mta2V5LW9mLXRoZS1lbXVsYXRvcg==";
 pub struct TestApp {
     pub url: String,
     pub admin_url: String,
+    pub ops_url: Option<String>,
     pub http: reqwest::Client,
     pub acs: TestAcs,
     pub issuer: TestIssuer,
@@ -82,24 +85,27 @@ impl TestApp {
 
     async fn replica(database: &Database, more: &str, clock: &Clock, acs: TestAcs, issuer: TestIssuer) -> Self {
         let toml = format!(
-            "{more}\n[database]\nurl = {database}\n[acs]\nconnection_string = \"endpoint={acs};accesskey={ACCESS_KEY}\"\n\
+            "{more}\n{keys}[database]\nurl = {database}\n[acs]\nconnection_string = \"endpoint={acs};accesskey={ACCESS_KEY}\"\n\
              [shutdown]\ndelay = \"0s\"\n[issuers.test]\nissuer = \"{issuer}\"\naudience = \"vendor\"\n{policy}",
             database = json!(database.url()),
             acs = acs.url,
             issuer = issuer.url,
+            keys = ops::settings(),
             policy = issuer::POLICY,
         );
         let settings = config::parse(&toml).unwrap();
         let anywhere = "127.0.0.1:0".parse().unwrap();
-        let listeners = Listeners::bind(anywhere, anywhere).await.unwrap();
+        let listeners = Listeners::bind(anywhere, anywhere, settings.ops_listen).await.unwrap();
         let app = app::build(settings, listeners, clock.clone(), Router::new())
             .await
             .unwrap();
         let (url, admin_url) = (app.public_address().unwrap(), app.admin_address().unwrap());
+        let ops_url = app.ops_address().unwrap();
         let stop = Stop::default();
         Self {
             url: format!("http://{url}"),
             admin_url: format!("http://{admin_url}"),
+            ops_url: ops_url.map(|address| format!("http://{address}")),
             http: client(),
             acs,
             issuer,
@@ -130,6 +136,11 @@ impl TestApp {
                 .unwrap(),
         )
         .await
+    }
+
+    /// Ends without finishing anything, as a process that dies.
+    pub fn kill(self) {
+        self.running.abort();
     }
 
     /// Stops politely and waits for the end.

@@ -40,7 +40,7 @@ promises! {
     NoDeadReuse "P3: a dead token was handed out again";
     NoDeadStored "P3: a dead token is stored where it would be handed out again";
     Settles "P4: an accepted operation never settles";
-    OldLoginsStayOut "P5: a login older than logins_valid_from got a token";
+    OldLoginsStayOut "P5: a login older than `logins_valid_from` got a token";
     BlockedStayOut "B: a blocked user got a token";
     HonestAreServed "H: a fresh login of an honest user gets no live token";
     MappingIsSafe "M: a step that had lost its right changed the mapping or the identity bound by it";
@@ -70,13 +70,16 @@ impl State {
     /// Hands a token out; everything that a promise says about this moment is checked here.
     pub fn hand_out(&mut self, config: &Config, token: Token, epoch: u8, login: u8) -> Broken {
         let truth = &mut self.truth;
-        let broken = Broken::when(truth.served != 0 && truth.served != token.identity, Promise::OneIdentity)
-            .and(Broken::when(
-                epoch < truth.epoch || token.epoch < truth.epoch,
-                Promise::NothingAfterRevoke,
-            ))
-            .and(Broken::when(login < truth.logins_valid_from, Promise::OldLoginsStayOut))
-            .and(Broken::when(truth.blocked, Promise::BlockedStayOut));
+        let broken = Broken::when(
+            truth.served != 0 && truth.served != token.identity,
+            Promise::OneIdentity,
+        )
+        .and(Broken::when(
+            epoch < truth.epoch || token.epoch < truth.epoch,
+            Promise::NothingAfterRevoke,
+        ))
+        .and(Broken::when(login < truth.logins_valid_from, Promise::OldLoginsStayOut))
+        .and(Broken::when(truth.blocked, Promise::BlockedStayOut));
         truth.served = token.identity;
         // The generation no longer matters: what was handed out is only asked for being alive.
         let held = Token { generation: 0, ..token };
@@ -121,7 +124,8 @@ impl State {
         let row = &self.row;
         let stuck = row.status == Status::Deleting || self.held(config);
         let bound = matches!(row.status, Status::Active | Status::Deleting);
-        let lost = (1..5).filter(|&i| self.alive(i) && !(bound && i == row.identity)).count();
+        let lost = |i: &u8| self.alive(*i) && !(bound && *i == row.identity);
+        let forgotten = (1..5).filter(lost).any(|i| self.truth.known & 1 << i != 0);
         // A claim that still stands will be counted by whoever takes it over.
         let counted = row.possible_orphans + u8::from(row.status == Status::Creating);
         // A stored token is checked by P3; without one, an honest user's request mints now.
@@ -133,7 +137,10 @@ impl State {
         };
         let served = row.blocked || row.status != Status::Active || reuse || !self.dead(config, fresh);
         Broken::when(stuck, Promise::Settles)
-            .and(Broken::when(lost > usize::from(counted), Promise::NoSilentOrphan))
+            .and(Broken::when(
+                forgotten || (1..5).filter(lost).count() > usize::from(counted),
+                Promise::NoSilentOrphan,
+            ))
             .and(Broken::when(!served && !stuck, Promise::HonestAreServed))
     }
 

@@ -27,11 +27,12 @@ rules! {
     MintGeneration "hand out only where the generation is the one read";
     MintState "hand out only where active, not blocked, not held";
     MintIdentity "hand out only where the identity is the one minted for";
-    MintTimeMax "last_minted_at never moves back";
+    MintTimeMax "`last_minted_at` never moves back";
     ReuseGeneration "reuse only a token of the present generation";
     DropStored "revoke, block and delete drop the stored tokens in their transaction";
-    LoginCheck "a login is at least as new as logins_valid_from";
+    LoginCheck "a login is at least as new as `logins_valid_from`";
     LoginCheckUnbound "the same where the row has no identity";
+    LoginAge "a login from before the oldest row that is kept is refused, also where there is no row";
     ClaimGeneration "claim only where the generation is the one read";
     BindClaim "bind only under the claim that is one's own";
     BindState "bind only where the state is creating; delete clears the claim";
@@ -52,6 +53,7 @@ rules! {
     Margin "full seconds are durations plus the clocks' tolerance, never compared after flooring";
     LateDuplicates "after an unanswered attempt nothing is stored until it can no longer act";
     Attempts "attempts are written down by the claim, before the call is sent";
+    UnansweredStays "only an attempt that surely cannot act any more is taken back from the count";
     CompleteOnce "an operation completes only where it is not complete";
     DeleteCondition "a delete completes only where deleting and the identity is the operation's";
     OneTransaction "completion and lift are one transaction";

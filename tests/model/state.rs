@@ -172,6 +172,8 @@ pub struct Truth {
     pub epoch: u8,
     pub logins_valid_from: u8,
     pub blocked: bool,
+    /// Bits of the living identities that a transaction wrote down, be it as bound or as lost.
+    pub known: u8,
     /// Bits of the identities that a delete or discard ever named; kept only where import does not ask.
     pub named: u8,
 }
@@ -216,6 +218,7 @@ impl State {
         }
     }
 
+    /// Tells whether ACS knows an identity.
     pub fn alive(&self, identity: u8) -> bool {
         self.life[usize::from(identity)] == Life::Alive
     }
@@ -254,6 +257,7 @@ impl State {
         }
     }
 
+    /// Queues an operation; a revocation that counts waits a full second after the last mint.
     pub fn accept(&mut self, config: &Config, kind: Kind, identity: u8) {
         let free = self.operations.iter().position(|o| o.kind == Kind::Empty);
         let index = free.expect("room for an operation");
@@ -261,7 +265,11 @@ impl State {
         self.operations[index] = Operation {
             kind,
             identity,
-            not_before: if wait { self.row.last_minted + config.full_second() } else { 0 },
+            not_before: if wait {
+                self.row.last_minted + config.full_second()
+            } else {
+                0
+            },
             epoch: self.truth.epoch,
             ..Operation::default()
         };
@@ -272,14 +280,14 @@ impl State {
         }
     }
 
+    /// Lets a call go on without anybody who waits for it.
     pub fn leave_behind(&mut self, call: Stray) {
         let free = self.strays.iter_mut().find(|stray| **stray == Stray::None);
         *free.expect("room for strays") = call;
     }
 
     /// Picks one of the two mirror images of the replicas, so that only one of them is explored.
-    pub fn canonical(mut self, config: &Config) -> Self {
-        self.forget(config);
+    pub fn canonical(self) -> Self {
         let mut mirrored = self;
         mirrored.requests.swap(0, 1);
         mirrored.workers.swap(0, 1);
@@ -301,6 +309,11 @@ impl State {
             }
         }
         self.truth.handed_out.sort_unstable();
+        for (identity, life) in self.life.iter().enumerate() {
+            if *life != Life::Alive {
+                self.truth.known &= !(1 << identity);
+            }
+        }
         self.strays.sort_unstable();
         for (index, operation) in self.operations.iter_mut().enumerate() {
             let worked_on = |w: &Worker| w.stage != Stage::Idle && usize::from(w.operation) == index;

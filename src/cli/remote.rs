@@ -1,0 +1,293 @@
+//! What the commands over the HTTP API share: which service, which key, whole lists, and how answers are shown.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, ErrorKind, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use url::{Host, Url};
+
+use super::table;
+use crate::{app, client::Client, config::Variables};
+
+const URL_VARIABLE: &str = "VENDOR_URL";
+const KEY_VARIABLE: &str = "VENDOR_OPS_KEY";
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+/// How much is listed where nothing is said about it.
+const DEFAULT_LIMIT: usize = 100;
+/// The most that the service gives at once.
+const PAGE: usize = 1000;
+
+/// Which service, with which key, and how its answers are shown.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Service")]
+pub(super) struct Remote {
+    /// Where the service is; `VENDOR_URL` where not given, else `http://127.0.0.1:8080`.
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// Read the operator key from a file; else it is the value of `VENDOR_OPS_KEY`.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "key_stdin")]
+    key_file: Option<PathBuf>,
+    /// Read the operator key from the first line of standard input.
+    #[arg(long, global = true)]
+    key_stdin: bool,
+    /// Send the key over plain http to another machine, where others can read it on the way.
+    #[arg(long, global = true)]
+    allow_http: bool,
+    /// Print the service's JSON, for scripts.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// How much of a list.
+#[derive(Debug, Args)]
+pub(super) struct Extent {
+    /// How many at most; 100 where not given.
+    #[arg(long, value_name = "N", conflicts_with = "all", value_parser = positive)]
+    limit: Option<usize>,
+    /// All of them.
+    #[arg(long)]
+    all: bool,
+}
+
+/// A service to talk to, and how to show what it says.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client: Client,
+    json: bool,
+}
+
+impl Remote {
+    /// Makes ready to talk to the service; nothing is sent yet.
+    pub(super) fn open(&self, environment: &Variables) -> anyhow::Result<Session> {
+        let url = self.address(environment)?;
+        let key = self.key(environment)?;
+        // A proxy of the environment is for the way out, not for a service on this machine.
+        let http = app::client_builder(is_loopback(&url)).build()?;
+        Ok(Session {
+            client: Client::new(http, url, &key)?,
+            json: self.json,
+        })
+    }
+
+    fn address(&self, environment: &Variables) -> anyhow::Result<Url> {
+        let (name, text) = match (&self.url, environment.get(URL_VARIABLE)) {
+            (Some(url), _) => ("--url", url.as_str()),
+            (None, Some(url)) => (URL_VARIABLE, url.as_str()),
+            (None, None) => ("--url", DEFAULT_URL),
+        };
+        let url = Url::parse(text).with_context(|| format!("{name} is no URL such as `{DEFAULT_URL}`"))?;
+        ensure!(
+            matches!(url.scheme(), "http" | "https"),
+            "{name} must begin with `https://` or `http://`"
+        );
+        let is_plain = url.username().is_empty() && url.password().is_none();
+        ensure!(
+            is_plain && url.query().is_none() && url.fragment().is_none(),
+            "{name} must be an address only: no user, no password, no `?`, no `#`"
+        );
+        ensure!(
+            url.scheme() == "https" || is_loopback(&url) || self.allow_http,
+            "{name} is plain http to another machine, where the key can be read on the way: \
+             use https, or give --allow-http on a network that you trust"
+        );
+        Ok(url)
+    }
+
+    fn key(&self, environment: &Variables) -> anyhow::Result<SecretString> {
+        let text = if let Some(file) = &self.key_file {
+            fs::read_to_string(file).with_context(|| format!("cannot read the key from `{}`", file.display()))?
+        } else if self.key_stdin {
+            let mut line = String::new();
+            io::stdin()
+                .read_line(&mut line)
+                .context("cannot read the key from standard input")?;
+            line
+        } else {
+            environment.get(KEY_VARIABLE).cloned().unwrap_or_default()
+        };
+        let key = SecretString::from(text.trim());
+        ensure!(
+            !key.expose_secret().is_empty(),
+            "there is no operator key: set {KEY_VARIABLE}, or give --key-file FILE or --key-stdin"
+        );
+        Ok(key)
+    }
+}
+
+impl Session {
+    /// Reads a list page by page, as one answer of the same form; `member` is what the pages call it.
+    pub(super) async fn list(
+        &self,
+        path: &str,
+        member: &str,
+        filter: &[(&str, Option<String>)],
+        extent: &Extent,
+    ) -> anyhow::Result<Value> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let page = extent
+                .wanted()
+                .map_or(PAGE, |wanted| PAGE.min(wanted.saturating_sub(items.len())));
+            let mut query: Vec<_> = filter
+                .iter()
+                .filter_map(|(name, value)| Some((*name, value.clone()?)))
+                .collect();
+            query.push(("limit", page.to_string()));
+            query.extend(cursor.clone().map(|cursor| ("cursor", cursor)));
+            let mut answer = self.client.get(&[path], &query).await?;
+            let Some(Value::Array(more)) = answer.get_mut(member).map(Value::take) else {
+                bail!("the answer has no `{member}`: is it this service?");
+            };
+            items.extend(more);
+            let next = answer["nextCursor"].as_str().map(str::to_owned);
+            ensure!(
+                next.is_none() || next != cursor,
+                "the service gave the same page twice: it would never end"
+            );
+            let enough = extent.wanted().is_some_and(|wanted| items.len() >= wanted);
+            if enough && next.is_some() && !self.json {
+                eprintln!("there may be more: give --limit N or --all");
+            }
+            if enough || next.is_none() {
+                return Ok(json!({ member: items, "nextCursor": next }));
+            }
+            cursor = next;
+        }
+    }
+
+    /// Shows an answer: as it came for scripts, in words for people.
+    pub(super) fn show<T: DeserializeOwned>(
+        &self,
+        answer: &Value,
+        in_words: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        if self.json {
+            print(&pretty(answer)?)
+        } else {
+            print(&in_words(&read(answer)?))
+        }
+    }
+}
+
+impl Extent {
+    fn wanted(&self) -> Option<usize> {
+        (!self.all).then(|| self.limit.unwrap_or(DEFAULT_LIMIT))
+    }
+}
+
+/// Reads an answer as what it should be.
+pub(super) fn read<T: DeserializeOwned>(answer: &Value) -> anyhow::Result<T> {
+    T::deserialize(answer)
+        .context("the answer cannot be understood: is the service of another version? --json prints it")
+}
+
+/// Prints to standard output; whoever reads it may stop early, as `head` does.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
+/// Writes JSON for scripts; what drives a terminal can only be inside its strings, where it is escaped.
+fn pretty(answer: &Value) -> anyhow::Result<String> {
+    let text = serde_json::to_string_pretty(answer)?;
+    let escaped = text.chars().fold(String::new(), |mut escaped, c| {
+        if c != '\n' && table::drives_a_terminal(c) {
+            // Writing to a string does not fail.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+        } else {
+            escaped.push(c);
+        }
+        escaped
+    });
+    Ok(escaped + "\n")
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number from 1 on".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(url: &str, allow_http: bool) -> Remote {
+        Remote {
+            url: Some(url.to_owned()),
+            key_file: None,
+            key_stdin: false,
+            allow_http,
+            json: false,
+        }
+    }
+
+    #[test]
+    fn the_key_is_not_sent_in_the_clear_to_another_machine() {
+        let none = Variables::new();
+        for url in [
+            "http://localhost:1",
+            "http://127.9.9.9",
+            "http://[::1]:8080",
+            "https://example.com/v",
+        ] {
+            assert!(remote(url, false).address(&none).is_ok(), "{url}");
+        }
+        for url in ["http://example.com", "http://10.0.0.1", "http://localhost.example.com"] {
+            let fault = remote(url, false).address(&none).unwrap_err().to_string();
+            assert!(fault.contains("--allow-http"), "{fault}");
+            assert!(remote(url, true).address(&none).is_ok(), "{url}");
+        }
+        for url in [
+            "ftp://localhost",
+            "localhost:8080",
+            "https://u:p@localhost",
+            "https://localhost/?a=b",
+        ] {
+            assert!(remote(url, true).address(&none).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_option_goes_before_the_variable_and_the_variable_before_the_default() {
+        let variables = Variables::from([(URL_VARIABLE.to_owned(), "https://variable.example".to_owned())]);
+        let given = remote("https://option.example", false);
+        assert_eq!(given.address(&variables).unwrap().as_str(), "https://option.example/");
+        let open = Remote { url: None, ..given };
+        assert_eq!(open.address(&variables).unwrap().as_str(), "https://variable.example/");
+        assert_eq!(
+            open.address(&Variables::new()).unwrap().as_str(),
+            "http://127.0.0.1:8080/"
+        );
+    }
+
+    #[test]
+    fn json_keeps_its_meaning_when_it_is_made_safe_to_look_at() {
+        let value = json!({"subject": "a\u{9b}31m\u{202e}ü\n"});
+        let text = pretty(&value).unwrap();
+        assert!(!text.contains(['\u{9b}', '\u{202e}']) && text.contains('ü'), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
+}

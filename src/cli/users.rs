@@ -1,0 +1,229 @@
+//! `users`: looking after app users.
+
+mod change;
+
+use anyhow::ensure;
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    remote::{Extent, Remote, Session, read},
+    table,
+};
+use crate::{
+    api::{
+        HeldTokenResponse, HeldTokens, ImportRequest, ResolvedUser, ResolvedUsers, UserResponse, UsersPage,
+        UsersRequest,
+    },
+    config::Variables,
+    domain::user::{ParseError, UserRef},
+};
+
+/// The most users that the service ensures at once.
+const ENSURED_AT_ONCE: usize = 100;
+
+/// What to do with which users.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List users.
+    List(List),
+    /// Show everything that is known of a user.
+    Show(One),
+    /// Show which tokens a user holds, or held at a moment, by their fingerprints.
+    Tokens {
+        #[command(flatten)]
+        one: One,
+        /// The moment, RFC 3339; now where not given.
+        #[arg(long, value_name = "TIME")]
+        at: Option<DateTime<Utc>>,
+    },
+    /// Make sure that users have an identity at ACS, without minting a token.
+    Ensure {
+        /// The users, each `<issuer key>:<subject>`.
+        #[arg(required = true, value_name = "USER")]
+        users: Vec<String>,
+    },
+    /// Say which identity at ACS is a user's.
+    Import {
+        #[command(flatten)]
+        one: One,
+        /// The identity, such as `8:acs:…`.
+        identity: String,
+    },
+    #[command(flatten)]
+    Change(change::Command),
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// Only users of this issuer key.
+    #[arg(long, value_name = "KEY")]
+    issuer: Option<String>,
+    /// Only users with this subject.
+    #[arg(long)]
+    subject: Option<String>,
+    /// Only the user with this identity at ACS.
+    #[arg(long)]
+    identity: Option<String>,
+    /// Only users in this state.
+    #[arg(long, value_parser = ["creating", "active", "deleting", "unbound"])]
+    state: Option<String>,
+    #[command(flatten)]
+    extent: Extent,
+}
+
+#[derive(Debug, Args)]
+struct One {
+    /// The user: `u_…` or `<issuer key>:<subject>`.
+    #[arg(value_parser = user_ref)]
+    user: String,
+}
+
+pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Result<()> {
+    // Before the key is asked for, so that whoever may not go on is told at once.
+    if let Command::Change(change) = &options.command {
+        change.check()?;
+    }
+    let session = options.remote.open(environment)?;
+    match options.command {
+        Command::List(options) => list(&session, options).await,
+        Command::Show(One { user }) => {
+            let answer = session.client.get(&["users", &user], &[]).await?;
+            session.show(&answer, describe)
+        }
+        Command::Tokens { one, at } => tokens(&session, &one.user, at).await,
+        Command::Ensure { users } => ensure(&session, &users).await,
+        Command::Import { one, identity } => {
+            let request = ImportRequest {
+                communication_user_id: identity,
+            };
+            let answer = session.client.put(&["users", &one.user], &request).await?;
+            session.show(&answer, describe)
+        }
+        Command::Change(change) => change.run(&session).await,
+    }
+}
+
+async fn list(session: &Session, options: List) -> anyhow::Result<()> {
+    let filter = [
+        ("issuer", options.issuer),
+        ("subject", options.subject),
+        ("communicationUserId", options.identity),
+        ("state", options.state),
+    ];
+    let answer = session.list("users", "users", &filter, &options.extent).await?;
+    session.show(&answer, |page: &UsersPage| {
+        let row = |user: &UserResponse| {
+            [
+                name(user),
+                user.state.as_str().to_owned(),
+                table::or_nothing(user.blocked_at.map(table::time)),
+                table::or_nothing(user.last_minted_at.map(table::time)),
+                user.id.clone(),
+                table::or_nothing(user.communication_user_id.as_ref()),
+            ]
+        };
+        table::table(
+            ["USER", "STATE", "BLOCKED SINCE", "LAST TOKEN", "ID", "IDENTITY"],
+            page.users.iter().map(row),
+        )
+    })
+}
+
+async fn tokens(session: &Session, user: &str, at: Option<DateTime<Utc>>) -> anyhow::Result<()> {
+    let at = at.map(|at| ("at", at.to_rfc3339_opts(SecondsFormat::AutoSi, true)));
+    let query: Vec<_> = at.into_iter().collect();
+    let answer = session.client.get(&["users", user, "tokens"], &query).await?;
+    session.show(&answer, |held: &HeldTokens| {
+        let row = |token: &HeldTokenResponse| {
+            [
+                table::time(token.issued_at),
+                table::time(token.expires_on),
+                table::or_nothing(token.ended_at.map(table::time)),
+                token.scopes.clone(),
+                table::or_nothing(token.client.as_ref()),
+                table::or_nothing(token.session_id.as_ref()),
+                token.fingerprint.clone(),
+            ]
+        };
+        table::table(
+            [
+                "ISSUED",
+                "EXPIRES",
+                "ENDED",
+                "SCOPES",
+                "CLIENT",
+                "SESSION",
+                "FINGERPRINT",
+            ],
+            held.tokens.iter().map(row),
+        )
+    })
+}
+
+async fn ensure(session: &Session, users: &[String]) -> anyhow::Result<()> {
+    let mut resolved = Vec::new();
+    for users in users.chunks(ENSURED_AT_ONCE) {
+        let request = UsersRequest { users: users.to_vec() };
+        let mut answer = session.client.post(&["users", "ensure"], &request).await?;
+        if let Value::Array(more) = answer["users"].take() {
+            resolved.extend(more);
+        }
+    }
+    let answer = json!({ "users": resolved });
+    session.show(&answer, |resolved: &ResolvedUsers| {
+        let row = |user: &ResolvedUser| {
+            let mapping = user.user.as_ref();
+            [
+                user.query.clone(),
+                table::or_nothing(mapping.map(|user| &user.id)),
+                table::or_nothing(mapping.and_then(|user| user.communication_user_id.as_ref())),
+                table::or_nothing(user.problem.as_ref()),
+            ]
+        };
+        table::table(["USER", "ID", "IDENTITY", "PROBLEM"], resolved.users.iter().map(row))
+    })?;
+    let resolved: ResolvedUsers = read(&answer)?;
+    let good = |user: &&ResolvedUser| user.problem.is_none() && user.user.is_some();
+    let missing = users.len().saturating_sub(resolved.users.iter().filter(good).count());
+    ensure!(missing == 0, "{missing} of {} users could not be ensured", users.len());
+    Ok(())
+}
+
+/// Writes everything that is known of a user.
+fn describe(user: &UserResponse) -> String {
+    table::record([
+        ("user", name(user)),
+        ("id", user.id.clone()),
+        ("state", user.state.as_str().to_owned()),
+        ("identity", table::or_nothing(user.communication_user_id.as_ref())),
+        ("resource", table::or_nothing(user.resource.as_ref())),
+        ("blocked since", table::or_nothing(user.blocked_at.map(table::time))),
+        (
+            "logins valid from",
+            table::or_nothing(user.logins_valid_from.map(table::time)),
+        ),
+        ("pending operation", table::or_nothing(user.pending_operation)),
+        ("last token", table::or_nothing(user.last_minted_at.map(table::time))),
+        ("created", table::time(user.created_at)),
+        ("updated", table::time(user.updated_at)),
+    ])
+}
+
+/// The name that commands take.
+fn name(user: &UserResponse) -> String {
+    format!("{}:{}", user.issuer, user.subject)
+}
+
+fn user_ref(text: &str) -> Result<String, ParseError> {
+    UserRef::parse(text).map(|_| text.to_owned())
+}

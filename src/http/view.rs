@@ -1,0 +1,110 @@
+//! Domain values as the JSON of our API.
+
+use axum::{Json, http::StatusCode};
+use chrono::Duration;
+
+use crate::{
+    api::{AuditEvent, ChangeResponse, HeldTokenResponse, OperationResponse, OperationState, UserResponse},
+    domain::{operation::Operation, user::User},
+    service::Changed,
+    store::{AuditRow, HeldToken},
+};
+
+/// How long ACS says a revocation or deletion may take to reach everywhere (learn.microsoft.com, "identity model").
+const PROPAGATION_MINUTES: i64 = 15;
+
+pub(super) fn user(user: User) -> UserResponse {
+    UserResponse {
+        id: user.id.as_str().to_owned(),
+        issuer: user.app_user.issuer.as_str().to_owned(),
+        subject: user.app_user.subject.as_str().to_owned(),
+        state: user.state,
+        communication_user_id: user.acs_id.map(|id| id.as_str().to_owned()),
+        resource: user.resource,
+        blocked_at: user.blocked_at,
+        logins_valid_from: user.logins_valid_from,
+        pending_operation: user.pending_operation,
+        last_minted_at: user.last_minted_at,
+        created_at: user.created_at,
+        updated_at: user.updated_at,
+    }
+}
+
+pub(super) fn operation(operation: Operation) -> OperationResponse {
+    let is_done = operation.completed_at.is_some();
+    OperationResponse {
+        id: operation.id,
+        kind: operation.kind,
+        state: if is_done {
+            OperationState::Completed
+        } else {
+            OperationState::Pending
+        },
+        user: operation.user.as_str().to_owned(),
+        communication_user_id: operation.acs_id.as_str().to_owned(),
+        reason: operation.reason,
+        attempts: operation.attempts,
+        last_error: operation.last_error,
+        next_attempt_at: (!is_done).then(|| operation.next_attempt_at.max(operation.not_before)),
+        created_at: operation.created_at,
+        confirmed_at: operation.completed_at,
+        propagates_by: operation
+            .completed_at
+            .map(|at| at + Duration::minutes(PROPAGATION_MINUTES)),
+    }
+}
+
+/// 200 when it is done at ACS, 202 when it was accepted and is being retried.
+pub(super) fn changed(changed: Changed) -> (StatusCode, Json<ChangeResponse>) {
+    let is_pending = changed
+        .operation
+        .as_ref()
+        .is_some_and(|operation| operation.completed_at.is_none());
+    let status = if is_pending {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
+    (
+        status,
+        Json(ChangeResponse {
+            user: user(changed.user),
+            operation: changed.operation.map(operation),
+        }),
+    )
+}
+
+pub(super) fn audit_event(row: AuditRow) -> AuditEvent {
+    AuditEvent {
+        id: row.id,
+        at: row.at,
+        action: row.action,
+        actor_kind: row.actor_kind,
+        actor: row.actor,
+        user: row.user_id,
+        communication_user_id: row.acs_id,
+        operation: row.operation_id,
+        request_id: row.request_id,
+        client: row.client,
+        token_fingerprint: row.token_fingerprint,
+        token_scopes: row.token_scopes,
+        token_expires_on: row.token_expires_at,
+        detail: row.detail.map(|detail| detail.0),
+    }
+}
+
+pub(super) fn held_token(token: HeldToken) -> HeldTokenResponse {
+    let of_login = |name: &str| token.detail.as_ref()?.0.get(name)?.as_str().map(str::to_owned);
+    HeldTokenResponse {
+        login_id: of_login("jti"),
+        session_id: of_login("sid"),
+        fingerprint: token.token_fingerprint,
+        scopes: token.token_scopes,
+        issued_at: token.at,
+        expires_on: token.token_expires_at,
+        ended_at: token.ended_at,
+        communication_user_id: token.acs_id,
+        request_id: token.request_id,
+        client: token.client,
+    }
+}

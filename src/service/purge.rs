@@ -1,0 +1,29 @@
+//! Forgetting what has served its time.
+
+use std::time::Duration;
+
+use super::{Error, Service};
+
+impl Service {
+    /// Forgets mappings without identity after their time, expired idempotency keys, and old audit events.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the database is away.
+    pub async fn purge(&self, audit_retention: Option<Duration>) -> Result<(), Error> {
+        let now = self.clock.now();
+        let forgotten = self.store.forget_users(now - self.users.tombstone_ttl, now).await?;
+        self.store.purge_idempotency_keys(now).await?;
+        let events = match audit_retention {
+            Some(retention) => self.store.purge_audit(now - retention).await?,
+            None => 0,
+        };
+        if forgotten > 0 || events > 0 {
+            tracing::info!(
+                users = forgotten,
+                audit_events = events,
+                "forgot what has served its time"
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! Attempts of operations: leased before the call is sent, completed once ACS confirms, tried again for ever otherwise.
+//!
+//! Confirmed is 204, 404, or `IdentityNotOwned` for an identity whose resource part is that of our own resource; with a
+//! foreign resource part the settings are wrong, and the operation stays pending and loud.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{CLOCK_MARGIN, Error, Service, upstream::had_no_effect};
+use crate::{
+    acs,
+    domain::{
+        audit::{Action, Actor, Event, Trace},
+        operation::{Kind, Lease, Operation},
+        user::UserId,
+    },
+    store,
+};
+
+/// How much longer than its call an attempt's lease is good.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// The pauses between attempts, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a wait for an attempt that somebody else makes is at least.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// How often a request that meets a hold may pull its user's operation forward.
+pub(super) const PULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// How an attempt ended.
+enum Outcome {
+    /// ACS confirmed it.
+    Confirmed,
+    /// It failed; its call may still act, or will surely not any more.
+    Failed { error: acs::Error, may_act: bool },
+    /// It was not sent, because its lease was nearly over.
+    NotSent,
+}
+
+impl Service {
+    /// Makes the lease of an attempt that begins now.
+    pub(super) fn lease(&self, now: DateTime<Utc>) -> Lease {
+        Lease {
+            by: Uuid::new_v4(),
+            until: now + self.upstream.timeout() + LEASE_MARGIN,
+        }
+    }
+
+    /// Tries operations that are due, at most so many at once; returns when the next one is.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the database does not answer.
+    pub async fn settle_due(&self, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
+        let now = self.clock.now();
+        let due = self
+            .store
+            .due_operations(now, i64::try_from(at_once).unwrap_or(i64::MAX))
+            .await?;
+        let attempts = due.into_iter().map(|id| self.try_once(id));
+        for attempt in futures_util::future::join_all(attempts).await {
+            attempt?;
+        }
+        Ok(self.store.next_due(self.clock.now()).await?)
+    }
+
+    /// Tries the unfinished operation of a user whom it holds back, unless somebody else just did.
+    pub(super) async fn pull_forward(&self, user: &UserId) -> Result<(), Error> {
+        let now = self.clock.now();
+        if let Some(id) = self.store.open_operation_of(user, now, now - PULL_PAUSE).await? {
+            self.try_once(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Follows an operation that was just accepted, its first attempt leased, until it is complete or patience ends.
+    ///
+    /// The first call goes out at once: it ends most tokens. Where it comes too early to count, another follows.
+    pub(super) async fn settle_accepted(
+        &self,
+        operation: Operation,
+        lease: Lease,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if self.clock.now() >= operation.not_before {
+            self.attempt(&operation, lease).await?;
+        } else {
+            let outcome = self.call(&operation, lease).await;
+            let may_act = matches!(outcome, Outcome::Failed { may_act: true, .. });
+            self.store
+                .back_off(operation.id, lease, operation.not_before, None, !may_act)
+                .await?;
+        }
+        loop {
+            let current = self.store.find_operation(operation.id).await?.ok_or(Error::NotFound)?;
+            let due = current.next_attempt_at.max(current.not_before);
+            let wait = (due - self.clock.now()).to_std().unwrap_or_default().max(SHORTEST_WAIT);
+            if current.completed_at.is_some() || Instant::now() + wait >= deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(wait).await;
+            self.try_once(operation.id).await?;
+        }
+    }
+
+    async fn try_once(&self, id: Uuid) -> Result<(), Error> {
+        let now = self.clock.now();
+        let lease = self.lease(now);
+        match self.store.lease_operation(id, lease, now).await? {
+            Some(operation) => self.attempt(&operation, lease).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a leased attempt whose call counts.
+    async fn attempt(&self, operation: &Operation, lease: Lease) -> Result<(), Error> {
+        let (error, may_act) = match self.call(operation, lease).await {
+            Outcome::Confirmed => return self.complete(operation).await,
+            Outcome::Failed { error, may_act } => (error, may_act),
+            Outcome::NotSent => {
+                return Ok(self
+                    .store
+                    .back_off(operation.id, lease, self.clock.now(), None, true)
+                    .await?);
+            }
+        };
+        let wish = match &error {
+            acs::Error::Throttled { retry_after } | acs::Error::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        let pause = pause_after(operation.attempts).max(wish.unwrap_or_default());
+        tracing::warn!(
+            operation = %operation.id,
+            kind = operation.kind.as_str(),
+            attempts = operation.attempts,
+            age_s = (self.clock.now() - operation.created_at).num_seconds(),
+            error = &error as &dyn std::error::Error,
+            "an operation is not done yet"
+        );
+        let text = error.to_string();
+        self.store
+            .back_off(operation.id, lease, self.clock.now() + pause, Some(&text), !may_act)
+            .await?;
+        Ok(())
+    }
+
+    async fn call(&self, operation: &Operation, lease: Lease) -> Outcome {
+        // A lease that is nearly over is no right to send: another may hold the next one already.
+        if self.clock.now() + self.upstream.timeout() > lease.until {
+            return Outcome::NotSent;
+        }
+        let result = match operation.kind {
+            Kind::Revoke => self.upstream.acs().revoke(&operation.acs_id).await,
+            Kind::Delete | Kind::Discard => self.upstream.acs().delete(&operation.acs_id).await,
+        };
+        match result {
+            Ok(()) | Err(acs::Error::NotFound) => Outcome::Confirmed,
+            Err(acs::Error::NotOwned) if self.is_ours(operation).await => Outcome::Confirmed,
+            Err(error) => Outcome::Failed {
+                may_act: !had_no_effect(&error),
+                error,
+            },
+        }
+    }
+
+    /// Tells whether the identity has the resource part of our own identities.
+    async fn is_ours(&self, operation: &Operation) -> bool {
+        let guid = self.store.resource_guid(&operation.resource).await;
+        guid.is_ok_and(|guid| guid.as_deref() == Some(operation.acs_id.resource_guid()))
+    }
+
+    /// Completes an operation and lifts what it held, in one transaction: a crash between the two would hold the user for ever.
+    async fn complete(&self, operation: &Operation) -> Result<(), Error> {
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        let Some(store::Completion {
+            strays,
+            last_attempt_at,
+        }) = tx.complete_operation(operation.id, now).await?
+        else {
+            return Ok(());
+        };
+        match operation.kind {
+            Kind::Revoke => {
+                // ACS reckons in whole seconds: a token of the second of the revocation may be dead.
+                let stray_until = last_attempt_at
+                    .filter(|_| strays > 0)
+                    .map(|at| at + self.settings.stray + CLOCK_MARGIN);
+                tx.hold(&operation.user, now + CLOCK_MARGIN, stray_until).await?;
+            }
+            Kind::Delete => tx.unbind(&operation.user, &operation.acs_id, now).await?,
+            Kind::Discard => {}
+        }
+        let event = Event {
+            acs_id: Some(operation.acs_id.clone()),
+            operation: Some(operation.id),
+            ..Event::new(
+                Action::OperationCompleted,
+                Actor::Worker,
+                operation.user.clone(),
+                Trace::default(),
+            )
+        };
+        tx.append_audit(&event, now).await?;
+        tx.commit().await?;
+        tracing::info!(
+            operation = %operation.id,
+            kind = operation.kind.as_str(),
+            attempts = operation.attempts,
+            age_ms = (now - operation.created_at).num_milliseconds(),
+            "an operation is done"
+        );
+        Ok(())
+    }
+}
+
+/// The pause after so many attempts: doubling with jitter, up to a ceiling, and never giving up.
+fn pause_after(attempts: i64) -> Duration {
+    let pauses = ExponentialBuilder::new()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .without_max_times()
+        .with_jitter();
+    let skipped = usize::try_from(attempts.clamp(1, 16) - 1).unwrap_or_default();
+    pauses
+        .build()
+        .nth(skipped)
+        .unwrap_or(LONGEST_PAUSE)
+        .min(LONGEST_PAUSE * 2)
+}
