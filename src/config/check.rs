@@ -45,9 +45,9 @@ impl Raw {
             );
         }
         let operators = Operators::parse(self.ops.keys).unwrap_or_else(|wrong| {
-            wrong
-                .into_iter()
-                .for_each(|(key, message)| found.add(format!("ops.keys.{key}"), message));
+            for (key, message) in wrong {
+                found.add(format!("ops.keys.{key}"), message);
+            }
             Operators::default()
         });
         if let Err(error) = self.log.check() {

@@ -146,7 +146,7 @@ impl World {
                 let before = self.app.clock.now().timestamp();
                 let was_blocked = self.model.blocked;
                 let fences = self.model.fences;
-                let (token, fenced) = tokio::join!(self.app.token(&login, None), self.fence(*fence));
+                let (token, answer) = tokio::join!(self.app.token(&login, None), self.fence(*fence));
                 // The token may have come before the fence or after it; what it must not do is survive it.
                 if token.status == StatusCode::OK {
                     assert!(!was_blocked && second >= self.model.valid_from, "handed out: {token:?}");
@@ -154,7 +154,7 @@ impl World {
                     let spared = matches!(fence, Fence::Revoke { spare_logins: true });
                     self.remember(&token, if came_after || spared { fences + 1 } else { fences });
                 }
-                self.judge_fence(*fence, &fenced, before).await;
+                self.judge_fence(*fence, &answer, before).await;
             }
             Step::Unblock => {
                 let answer = self.app.ops(Method::POST, "/users/test:alice/unblock", None).await;
