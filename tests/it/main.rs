@@ -15,6 +15,7 @@ mod operator_commands;
 mod operators;
 mod problems;
 mod promises;
+mod proxy;
 mod redaction;
 mod support;
 mod token;

@@ -9,24 +9,8 @@ use crate::support::{
     Answer, Database, TestApp,
     database::on_each_database,
     eventually,
-    ops::{key, segment},
+    ops::{ODD_SUBJECTS, key, segment},
 };
-
-/// Subjects that real identity providers give, and that paths, SQL and JSON may trip over.
-pub const ODD_SUBJECTS: [&str; 12] = [
-    "a/b",
-    "100%",
-    "%2F",
-    "auth0|5f7c8ec7c33c6c004bbafe82",
-    "alice@example.com",
-    "https://idp.example.com/users/7?x=y#z",
-    "two words",
-    " leading and trailing ",
-    "Zoë Ünïcode 李雷 🦀",
-    "a:b:c",
-    "../../users",
-    "'; DROP TABLE users; --",
-];
 
 async fn get(app: &TestApp, path: &str) -> Answer {
     app.ops(Method::GET, path, None).await

@@ -8,6 +8,22 @@ use serde_json::Value;
 
 use super::{Answer, TestApp};
 
+/// Subjects that real identity providers give, and that paths, SQL and JSON may trip over.
+pub const ODD_SUBJECTS: [&str; 12] = [
+    "a/b",
+    "100%",
+    "%2F",
+    "auth0|5f7c8ec7c33c6c004bbafe82",
+    "alice@example.com",
+    "https://idp.example.com/users/7?x=y#z",
+    "two words",
+    " leading and trailing ",
+    "Zoë Ünïcode 李雷 🦀",
+    "a:b:c",
+    "../../users",
+    "'; DROP TABLE users; --",
+];
+
 /// The key of a role.
 pub fn key(role: &str) -> String {
     format!("atv_{role}_of-the-tests")
