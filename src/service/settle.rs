@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -23,8 +22,8 @@ use crate::{
 
 /// How much longer than its call an attempt's lease is good.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
-/// The pauses between attempts, at first and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The pauses between attempts, at least and at most.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a wait for an attempt that somebody else makes is at least.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
@@ -131,12 +130,13 @@ impl Service {
             acs::Error::Throttled { retry_after } | acs::Error::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
         };
-        let pause = pause_after(operation.attempts).max(wish.unwrap_or_default());
+        let age = (self.clock.now() - operation.created_at).to_std().unwrap_or_default();
+        let pause = pause(age, lease).max(wish.unwrap_or_default());
         tracing::warn!(
             operation = %operation.id,
             kind = operation.kind.as_str(),
             attempts = operation.attempts,
-            age_s = (self.clock.now() - operation.created_at).num_seconds(),
+            age_s = age.as_secs(),
             error = &error as &dyn std::error::Error,
             "an operation is not done yet"
         );
@@ -217,17 +217,38 @@ impl Service {
     }
 }
 
-/// The pause after so many attempts: doubling with jitter, up to a ceiling, and never giving up.
-fn pause_after(attempts: i64) -> Duration {
-    let pauses = ExponentialBuilder::new()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
-        .without_max_times()
-        .with_jitter();
-    let skipped = usize::try_from(attempts.clamp(1, 16) - 1).unwrap_or_default();
-    pauses
-        .build()
-        .nth(skipped)
-        .unwrap_or(LONGEST_PAUSE)
-        .min(LONGEST_PAUSE * 2)
+/// The pause before the next attempt: half the operation's age, so that it doubles with each attempt, and that requests
+/// which pull the operation forward do not push it away; with jitter, up to a ceiling, and never giving up.
+fn pause(age: Duration, lease: Lease) -> Duration {
+    let pause = (age / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+    // The lease's id is random, and each attempt has its own.
+    let percent = 75 + u32::try_from(lease.by.as_u128() % 51).unwrap_or_default();
+    pause * percent / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_age_up_to_a_ceiling() {
+        let lease = Lease {
+            by: Uuid::from_u128(25),
+            until: DateTime::UNIX_EPOCH,
+        };
+        for (age_s, pause_ms) in [(0, 500), (1, 500), (10, 5_000), (60, 30_000), (86_400, 30_000)] {
+            assert_eq!(
+                pause(Duration::from_secs(age_s), lease),
+                Duration::from_millis(pause_ms)
+            );
+        }
+        for random in 0..500 {
+            let lease = Lease {
+                by: Uuid::from_u128(random),
+                ..lease
+            };
+            let pause = pause(Duration::from_secs(20), lease);
+            assert!((7_500..=12_500).contains(&pause.as_millis()), "{pause:?}");
+        }
+    }
 }
