@@ -267,6 +267,24 @@ on_each_database! {
         assert_eq!(database.count(COMPLETED_EVENTS).await, 1);
     }
 
+    /// Two replicas hold the same deletion; the slow one comes back when the user has long started afresh.
+    async fn slow_lease_holder_changes_nothing(database) {
+        let app = TestApp::start(&database).await;
+        user_with_token(&app).await;
+        app.acs.fault(json!({"operation": "delete", "kind": "delay", "delayMs": 3000, "count": 1})).await;
+        let deletion = app.ops(Method::DELETE, "/users/test:alice", None);
+        let (_, second) = tokio::join!(deletion, async {
+            app.acs.wait_for_calls("delete", 1).await;
+            app.clock.advance(Duration::from_secs(30));
+            eventually(async || (app.user("alice").await["state"] == "unbound").then_some(())).await;
+            app.token(&app.issuer.login("alice"), None).await
+        });
+        let state = app.user("alice").await;
+        assert_eq!((&state["state"], &state["communicationUserId"]), (&json!("active"), &json!(second.identity())));
+        assert!(is_active(&app, &second.token()).await);
+        assert_eq!(database.count(COMPLETED_EVENTS).await, 1);
+    }
+
     /// With wrong settings "not owned" is no confirmation: the tokens live on at the right resource.
     async fn a_foreign_resource_confirms_nothing(database) {
         let app = TestApp::start(&database).await;

@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use acs_token_vendor::{
+    domain::{
+        audit::{Action, Actor, Event, Trace},
+        clock::Clock,
+        user::{AcsId, UserRef},
+    },
+    store::{Bound, Settings, Store},
+};
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -130,6 +138,28 @@ on_each_database! {
         app.token(&login, None).await.token();
         database.execute("UPDATE users SET state = 'deleting'").await;
         app.token(&login, None).await.assert_problem(409, "user_deleting");
+    }
+
+    /// A slow mint with an older time must not shorten the wait of the next revocation.
+    async fn time_of_the_last_mint_never_moves_back(database) {
+        let settings = Settings { url: database.url().into(), ..Settings::default() };
+        let store = Store::connect(&settings).await.unwrap();
+        store.migrate().await.unwrap();
+        let now = Clock::default().now();
+        let (earlier, later) = (now + Duration::from_secs(1), now + Duration::from_secs(9));
+        let user = UserRef::parse("test:alice").unwrap();
+        let UserRef::AppUser(app_user) = &user else { panic!("not an id") };
+        let claim = store.claim_new(app_user, now, later).await.unwrap().unwrap();
+        let acs_id = AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_1").unwrap();
+        let event = Event::new(Action::TokenMinted, Actor::Worker, claim.user.clone(), Trace::default());
+        assert_eq!(store.bind(&claim, "default", &acs_id, &event, now).await.unwrap(), Bound::AndCurrent);
+        let read = store.find_user(&user, now).await.unwrap().unwrap();
+        for time in [later, earlier] {
+            assert!(store.record_mint(&read, &acs_id, later, &event, time).await.unwrap());
+        }
+        assert_eq!(store.find_user(&user, now).await.unwrap().unwrap().last_minted_at, Some(later));
+        let other = AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_2").unwrap();
+        assert!(!store.record_mint(&read, &other, later, &event, later).await.unwrap(), "another identity");
     }
 
     /// An identity that ACS created is bound although nobody waits for it any more.
