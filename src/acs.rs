@@ -165,8 +165,7 @@ impl Client {
     /// Any [`Error`].
     pub async fn issue(&self, id: &AcsId, scopes: &Scopes, lifetime: Lifetime) -> Result<IssuedToken, Error> {
         let path = format!("{}/:issueAccessToken", identity_path(id));
-        self.call_for_json("issue", &path, Some(&wire::IssueRequest::new(scopes, lifetime)), 200)
-            .await
+        self.call_for_json("issue", &path, Some(&wire::IssueRequest::new(scopes, lifetime)), 200).await
     }
 
     /// Revokes every token of an identity.
@@ -183,9 +182,7 @@ impl Client {
     /// # Errors
     /// Any [`Error`].
     pub async fn delete(&self, id: &AcsId) -> Result<(), Error> {
-        self.call(Method::DELETE, &identity_path(id), Vec::new(), 204)
-            .await
-            .map(drop)
+        self.call(Method::DELETE, &identity_path(id), Vec::new(), 204).await.map(drop)
     }
 
     async fn call_for_json<T: DeserializeOwned>(
@@ -196,11 +193,7 @@ impl Client {
         success: u16,
     ) -> Result<T, Error> {
         let malformed = |_| Error::Malformed { operation };
-        let body = body
-            .map(serde_json::to_vec)
-            .transpose()
-            .map_err(malformed)?
-            .unwrap_or_default();
+        let body = body.map(serde_json::to_vec).transpose().map_err(malformed)?.unwrap_or_default();
         let answer = self.call(Method::POST, path, body, success).await?;
         // The cause is left out on purpose: a JSON error may quote the answer, which holds a token.
         serde_json::from_slice(&answer).map_err(malformed)
@@ -211,33 +204,21 @@ impl Client {
         let mut answer = self.http.execute(request).await.map_err(unanswered)?;
         let status = answer.status().as_u16();
         let now = self.clock.now();
-        let retry_after = answer
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|v| wire::retry_after(v.to_str().ok()?, now));
+        let retry_after = answer.headers().get(RETRY_AFTER).and_then(|v| wire::retry_after(v.to_str().ok()?, now));
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(unanswered)? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_ANSWER_BYTES {
-                return Err(Error::Unavailable {
-                    retry_after: None,
-                    source: None,
-                });
+                return Err(Error::Unavailable { retry_after: None, source: None });
             }
         }
-        if status == success {
-            Ok(body)
-        } else {
-            Err(wire::error_of(status, retry_after, &body))
-        }
+        if status == success { Ok(body) } else { Err(wire::error_of(status, retry_after, &body)) }
     }
 
     fn signed_request(&self, method: Method, path: &str, body: Vec<u8>) -> Result<reqwest::Request, Error> {
         let target = format!("{path}?api-version={}", self.api_version);
-        let url = reqwest::Url::parse(&format!("{}{target}", self.endpoint.as_str())).map_err(|_| Error::Refused {
-            status: 0,
-            code: "InvalidUrl".to_owned(),
-        })?;
+        let url = reqwest::Url::parse(&format!("{}{target}", self.endpoint.as_str()))
+            .map_err(|_| Error::Refused { status: 0, code: "InvalidUrl".to_owned() })?;
         let host = match (url.host_str(), url.port()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
             (host, _) => host.unwrap_or_default().to_owned(),
@@ -245,13 +226,7 @@ impl Client {
         let date = http_date(self.clock.now());
         // What is signed is read back from the URL, so that it is what goes over the wire.
         let target = format!("{}?{}", url.path(), url.query().unwrap_or_default());
-        let parts = signing::Parts {
-            method: method.as_str(),
-            target: &target,
-            host: &host,
-            date: &date,
-            body: &body,
-        };
+        let parts = signing::Parts { method: method.as_str(), target: &target, host: &host, date: &date, body: &body };
         let signature = signing::sign(&self.key, parts);
         let mut request = self
             .http
@@ -284,10 +259,7 @@ fn unanswered(error: reqwest::Error) -> Error {
     if error.is_connect() {
         Error::Unreachable(error)
     } else {
-        Error::Unavailable {
-            retry_after: None,
-            source: Some(error),
-        }
+        Error::Unavailable { retry_after: None, source: Some(error) }
     }
 }
 

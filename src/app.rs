@@ -19,8 +19,8 @@ use crate::{
     worker,
 };
 
-/// The name under which mappings remember the one configured resource.
-const RESOURCE: &str = "default";
+/// How long stopping waits for the database's connections.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a start waits for the database: containers start in any order.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,11 +42,7 @@ impl Listeners {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        Ok(Self {
-            public: bind(public).await?,
-            admin: bind(admin).await?,
-            ops,
-        })
+        Ok(Self { public: bind(public).await?, admin: bind(admin).await?, ops })
     }
 
     /// Returns the public listener's address.
@@ -71,9 +67,7 @@ impl Listeners {
 /// # Errors
 /// When it cannot be had.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Everything of a service, not yet running.
@@ -96,14 +90,12 @@ pub struct App {
 /// When the database cannot be opened or its schema cannot be brought up to date.
 pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra: Router) -> anyhow::Result<App> {
     let store = open_store(&settings.database).await?;
-    store
-        .migrate()
-        .await
-        .context("cannot bring the database's schema up to date")?;
+    store.migrate().await.context("cannot bring the database's schema up to date")?;
     let http = http_client(&settings)?;
     let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
-    let upstream = Upstream::new(acs, RESOURCE.to_owned());
-    let service = Service::new(store.clone(), upstream, clock.clone(), settings.tokens, settings.users);
+    let upstream = Upstream::new(acs);
+    let issuers = settings.issuers.iter().map(|(key, _)| key.clone()).collect();
+    let service = Service::new(store.clone(), upstream, clock.clone(), settings.tokens, settings.users, issuers);
     let authenticator = Arc::new(Authenticator::new(&settings.auth, settings.issuers, &http, &clock));
     let api = Api {
         service: Arc::clone(&service),
@@ -148,9 +140,7 @@ pub async fn open_store(settings: &store::Settings) -> anyhow::Result<Store> {
 /// When TLS cannot be set up.
 pub fn http_client(settings: &Settings) -> anyhow::Result<reqwest::Client> {
     // A proxy of the environment is for the way out, not for an emulator on this machine.
-    client_builder(settings.connection.endpoint.is_loopback())
-        .build()
-        .context("cannot set up TLS")
+    client_builder(settings.connection.endpoint.is_loopback()).build().context("cannot set up TLS")
 }
 
 /// Prepares a client that follows no redirects: a signature or a key set is good for the address it was asked from only.
@@ -203,11 +193,7 @@ impl App {
             let (service, stop) = (Arc::clone(&self.service), background.clone());
             tasks.spawn(worker::run(service, self.worker, self.audit_retention, stop));
         }
-        requests.spawn(serve(
-            self.listeners.public,
-            self.routers.public,
-            close_requests.clone(),
-        ));
+        requests.spawn(serve(self.listeners.public, self.routers.public, close_requests.clone()));
         if let (Some(listener), Some(router)) = (self.listeners.ops, self.routers.ops) {
             requests.spawn(serve(listener, router, close_requests.clone()));
         }
@@ -234,8 +220,10 @@ impl App {
                 while tasks.join_next().await.is_some() {}
             });
             let drained = drained.await;
+            background.cancel();
             close_admin.cancel();
-            self.store.close().await;
+            // A statement that is stuck must not keep a process that should be gone.
+            let _ = tokio::time::timeout(CLOSE_PATIENCE, self.store.close()).await;
             drained.map_err(|_| anyhow::anyhow!("requests were still running after `shutdown.drain`"))
         };
         tokio::select! {

@@ -148,17 +148,11 @@ async fn serve(file: Option<PathBuf>) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let listeners = Listeners::bind(settings.listen, settings.admin_listen, settings.ops_listen).await?;
     tracing::info!(listen = %listeners.public_address()?, admin = %listeners.admin_address()?, "starting");
-    app::build(settings, listeners, Clock::default(), axum::Router::new())
-        .await?
-        .run(stop)
-        .await
+    app::build(settings, listeners, Clock::default(), axum::Router::new()).await?.run(stop).await
 }
 
 async fn run_emulator(options: EmulatorOptions) -> anyhow::Result<()> {
-    telemetry::init(&telemetry::Settings {
-        filter: options.log,
-        ..telemetry::Settings::default()
-    });
+    telemetry::init(&telemetry::Settings { filter: options.log, ..telemetry::Settings::default() });
     let stop = Stop::on_signals()?;
     let access_keys = options
         .access_keys
@@ -166,10 +160,7 @@ async fn run_emulator(options: EmulatorOptions) -> anyhow::Result<()> {
         .map(|key| emulator::AccessKey::parse(key))
         .collect::<Result<_, _>>()
         .context("`--access-key` cannot be used")?;
-    let settings = emulator::Settings {
-        access_keys,
-        strict_identities: options.strict_identities,
-    };
+    let settings = emulator::Settings { access_keys, strict_identities: options.strict_identities };
     let emulator = Emulator::new(settings, Clock::default())?;
     let listener = app::bind(options.listen).await?;
     println!("emulator of ACS on http://{}", listener.local_addr()?);
@@ -188,10 +179,7 @@ async fn run_issuer(options: IssuerOptions) -> anyhow::Result<()> {
         Some(folder) => Issuer::open(folder, url.clone(), Clock::default())?,
         None => Issuer::new(url.clone(), Clock::default())?,
     };
-    println!(
-        "issuer of logins on http://{address}, iss {url}, aud {}",
-        dev::issuer::AUDIENCE
-    );
+    println!("issuer of logins on http://{address}, iss {url}, aud {}", dev::issuer::AUDIENCE);
     Ok(app::serve(listener, issuer.router(), stop.politely).await?)
 }
 

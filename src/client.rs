@@ -21,17 +21,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// When nobody answers within two seconds, or the answer is no.
 pub async fn check_ready(http: &reqwest::Client, admin: std::net::SocketAddr) -> anyhow::Result<()> {
     let url = format!("http://{admin}/readyz");
-    let answer = http
-        .get(&url)
-        .timeout(Duration::from_secs(2))
-        .send()
-        .await
-        .context("no answer from the service")?;
-    ensure!(
-        answer.status().is_success(),
-        "the service is not ready: {url} answered {}",
-        answer.status()
-    );
+    let answer = http.get(&url).timeout(Duration::from_secs(2)).send().await.context("no answer from the service")?;
+    ensure!(answer.status().is_success(), "the service is not ready: {url} answered {}", answer.status());
     Ok(())
 }
 
@@ -57,11 +48,7 @@ impl Client {
             bail!("the operator key has characters that no key has");
         };
         authorization.set_sensitive(true);
-        Ok(Self {
-            http,
-            base,
-            authorization,
-        })
+        Ok(Self { http, base, authorization })
     }
 
     /// Reads something.
@@ -98,10 +85,7 @@ impl Client {
 
     /// A key of its own for each write, so that a proxy which sends it twice does it once.
     async fn write(&self, method: Method, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
-        let request = self
-            .request(method, path, &[])?
-            .header("idempotency-key", Uuid::new_v4().to_string())
-            .json(body);
+        let request = self.request(method, path, &[])?.header("idempotency-key", Uuid::new_v4().to_string()).json(body);
         self.answer(request).await
     }
 
@@ -127,10 +111,7 @@ impl Client {
         }
         match serde_json::from_slice::<ProblemDocument>(&body) {
             Ok(problem) if is_problem => bail!(describe(&problem)),
-            _ => bail!(
-                "{} answered {status} without saying why: is it this service?",
-                self.base
-            ),
+            _ => bail!("{} answered {status} without saying why: is it this service?", self.base),
         }
     }
 }
@@ -145,22 +126,11 @@ fn describe(problem: &ProblemDocument) -> String {
     text.push_str(", request ");
     text.push_str(&problem.request_id);
     // A terminal obeys control characters, and a detail may quote what somebody else chose.
-    text.chars()
-        .map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.to_string()
-            }
-        })
-        .collect()
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 fn has_type(answer: &Response, wanted: &str) -> bool {
-    let given = answer
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
+    let given = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     given.is_some_and(|given| given.starts_with(wanted))
 }
 
@@ -169,10 +139,7 @@ fn address(base: &Url, path: &[&str], query: &[(&str, String)]) -> anyhow::Resul
     let mut text = base.as_str().trim_end_matches('/').to_owned();
     for segment in path {
         // A URL takes these for steps in the path even when they are encoded.
-        ensure!(
-            !matches!(*segment, "." | ".."),
-            "`{segment}` cannot be a part of an address"
-        );
+        ensure!(!matches!(*segment, "." | ".."), "`{segment}` cannot be a part of an address");
         text.push('/');
         text.push_str(&encode(segment));
     }
@@ -237,10 +204,7 @@ mod tests {
             detail: Some("no user `\u{1b}[2J`\n".to_owned()),
             request_id: "r1".to_owned(),
         };
-        assert_eq!(
-            describe(&problem),
-            "There is no such thing (not_found): no user `\\u{1b}[2J`\\n, request r1"
-        );
+        assert_eq!(describe(&problem), "There is no such thing (not_found): no user `\\u{1b}[2J`\\n, request r1");
     }
 
     #[test]

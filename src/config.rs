@@ -13,7 +13,7 @@ use std::{
     path::Path,
 };
 
-use config::{Config, Environment, File, FileFormat, Value};
+use config::{Config, ConfigError, Environment, File, FileFormat, Value};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -27,10 +27,7 @@ const PREFIX: &str = "VENDOR__";
 const WHOLE_FILE: &str = "VENDOR__CONFIG";
 const WELL_KNOWN: [(&str, &str); 2] = [
     ("DATABASE_URL", "VENDOR__DATABASE__URL"),
-    (
-        "COMMUNICATION_SERVICES_CONNECTION_STRING",
-        "VENDOR__ACS__CONNECTION_STRING",
-    ),
+    ("COMMUNICATION_SERVICES_CONNECTION_STRING", "VENDOR__ACS__CONNECTION_STRING"),
 ];
 const SECTIONS: [&str; 13] = [
     "server", "admin", "log", "database", "acs", "tokens", "users", "audit", "worker", "ops", "auth", "issuers",
@@ -86,9 +83,7 @@ struct AdminSettings {
 
 impl Default for AdminSettings {
     fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:9090".to_owned(),
-        }
+        Self { listen: "127.0.0.1:9090".to_owned() }
     }
 }
 
@@ -115,15 +110,8 @@ pub struct Faults(pub Vec<Fault>);
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the settings have {} fault{}:",
-            self.0.len(),
-            if self.0.len() == 1 { "" } else { "s" }
-        )?;
-        self.0
-            .iter()
-            .try_for_each(|fault| write!(f, "\n  {}: {}", fault.key, fault.message))
+        write!(f, "the settings have {} fault{}:", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {}: {}", fault.key, fault.message))
     }
 }
 
@@ -131,10 +119,7 @@ impl std::error::Error for Faults {}
 
 impl Faults {
     fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Fault {
-            key: key.into(),
-            message: message.into(),
-        });
+        self.0.push(Fault { key: key.into(), message: message.into() });
     }
 }
 
@@ -143,9 +128,7 @@ impl Faults {
 pub fn environment() -> Variables {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     let variables = std::env::vars_os();
-    variables
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+    variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
 /// Reads the settings of this process.
@@ -216,26 +199,18 @@ impl Raw {
         if let Some(text) = variables.remove(WHOLE_FILE) {
             builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
         }
-        let source = Environment::with_prefix("VENDOR")
-            .prefix_separator("__")
-            .separator("__")
-            .source(Some(variables));
-        let tree = builder
-            .add_source(source)
-            .build()
-            .and_then(Config::try_deserialize::<BTreeMap<String, Value>>);
+        let source = Environment::with_prefix("VENDOR").prefix_separator("__").separator("__").source(Some(variables));
+        let tree = builder.add_source(source).build().and_then(Config::try_deserialize::<BTreeMap<String, Value>>);
         let mut tree = match tree {
             Ok(tree) => tree,
             Err(error) => {
-                faults.add("the file", error.to_string());
+                let place = file.map_or_else(|| WHOLE_FILE.to_owned(), |path| path.display().to_string());
+                faults.add(place, without_values(&error));
                 return Self::default();
             }
         };
         for name in tree.keys().filter(|name| !SECTIONS.contains(&name.as_str())) {
-            faults.add(
-                name,
-                format!("unknown section, expected one of {}", SECTIONS.join(", ")),
-            );
+            faults.add(name, format!("unknown section, expected one of {}", SECTIONS.join(", ")));
         }
         let issuers: BTreeMap<String, Value> = section(&mut tree, "issuers", faults);
         Self {
@@ -250,10 +225,7 @@ impl Raw {
             worker: section(&mut tree, "worker", faults),
             ops: section(&mut tree, "ops", faults),
             auth: section(&mut tree, "auth", faults),
-            issuers: issuers
-                .into_iter()
-                .filter_map(|(key, value)| read_issuer(key, value, faults))
-                .collect(),
+            issuers: issuers.into_iter().filter_map(|(key, value)| read_issuer(key, value, faults)).collect(),
             shutdown: section(&mut tree, "shutdown", faults),
         }
     }
@@ -264,7 +236,7 @@ fn section<T: DeserializeOwned + Default>(tree: &mut BTreeMap<String, Value>, na
         return T::default();
     };
     value.try_deserialize().unwrap_or_else(|error| {
-        faults.add(name, error.to_string());
+        faults.add(name, without_values(&error));
         T::default()
     })
 }
@@ -273,7 +245,7 @@ fn read_issuer(key: String, value: Value, faults: &mut Faults) -> Option<(String
     match value.try_deserialize() {
         Ok(issuer) => Some((key, issuer)),
         Err(error) => {
-            faults.add(format!("issuers.{key}"), error.to_string());
+            faults.add(format!("issuers.{key}"), without_values(&error));
             None
         }
     }
@@ -305,11 +277,21 @@ fn resolve(environment: Variables, faults: &mut Faults) -> Variables {
     for (target, name, path) in files {
         match std::fs::read_to_string(&path) {
             Ok(text) => {
-                ours.entry(target)
-                    .or_insert_with(|| text.trim_end_matches(['\r', '\n']).to_owned());
+                ours.entry(target).or_insert_with(|| text.trim_end_matches(['\r', '\n']).to_owned());
             }
             Err(error) => faults.add(name, format!("cannot read `{path}`: {error}")),
         }
     }
     ours
+}
+
+/// Writes an error without the values that it quotes, which may be secrets: of a syntax error only the place, of others
+/// everything but what stands in double quotes.
+fn without_values(error: &ConfigError) -> String {
+    let text = error.to_string();
+    let first_line = text.lines().next().unwrap_or_default();
+    match (first_line.find('"'), first_line.rfind('"')) {
+        (Some(start), Some(end)) if start < end => format!("{}\"…\"{}", &first_line[..start], &first_line[end + 1..]),
+        _ => first_line.to_owned(),
+    }
 }

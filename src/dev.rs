@@ -77,11 +77,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let issuer = Issuer::open(&options.data, issuer_url(addresses.service), clock.clone())?;
     let app = app::build(settings, listeners, clock.clone(), issuer.router()).await?;
     let close_emulator = CancellationToken::new();
-    let emulator = tokio::spawn(serve_emulator(
-        emulator_listener,
-        emulator(ACCESS_KEY, clock)?,
-        close_emulator.clone(),
-    ));
+    let emulator =
+        tokio::spawn(serve_emulator(emulator_listener, emulator(ACCESS_KEY, clock)?, close_emulator.clone()));
     print!("{}", addresses.greeting(&options));
     let ended = app.run(stop).await;
     close_emulator.cancel();
@@ -96,13 +93,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 /// When the key is none.
 pub fn emulator(access_key: &str, clock: Clock) -> anyhow::Result<Emulator> {
     let key = emulator::AccessKey::parse(access_key).context("the access key of the emulator cannot be used")?;
-    Ok(Emulator::new(
-        emulator::Settings {
-            access_keys: vec![key],
-            strict_identities: false,
-        },
-        clock,
-    )?)
+    Ok(Emulator::new(emulator::Settings { access_keys: vec![key], strict_identities: false }, clock)?)
 }
 
 /// Serves an emulator until its token is cancelled.
@@ -171,11 +162,7 @@ fn settings(options: &Options, addresses: &Addresses) -> anyhow::Result<Settings
 
 impl Addresses {
     fn greeting(&self, options: &Options) -> String {
-        let Self {
-            service,
-            admin,
-            emulator,
-        } = self;
+        let Self { service, admin, emulator } = self;
         format!(
             "\n  service      http://{service}        (its API for people: http://{service}/docs)\n  \
              probes       http://{admin}/readyz\n  \

@@ -100,10 +100,7 @@ impl Emulator {
     /// # Errors
     /// Fails if there is not one key or two, or if the signing key cannot be generated.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
-        let Settings {
-            access_keys,
-            strict_identities,
-        } = settings;
+        let Settings { access_keys, strict_identities } = settings;
         if access_keys.len() > 2 {
             return Err(Error::KeyCount(access_keys.len()));
         }
@@ -118,9 +115,7 @@ impl Emulator {
             faults: Faults::default(),
             counters: Counters::default(),
         };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Returns the data plane, and the control surface under `/_emulator`, as one router.
@@ -132,9 +127,7 @@ impl Emulator {
             .route("/_emulator/jwks", get(control::jwks))
             .route(
                 "/_emulator/faults",
-                get(control::list_faults)
-                    .put(control::replace_faults)
-                    .delete(control::clear_faults),
+                get(control::list_faults).put(control::replace_faults).delete(control::clear_faults),
             )
             .method_not_allowed_fallback(control::method_not_allowed)
             .fallback(data_plane::serve)
@@ -144,9 +137,7 @@ impl Emulator {
 
 impl fmt::Debug for Emulator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Emulator")
-            .field("resource", &self.shared.resource)
-            .finish_non_exhaustive()
+        f.debug_struct("Emulator").field("resource", &self.shared.resource).finish_non_exhaustive()
     }
 }
 
@@ -168,13 +159,7 @@ mod tests {
     fn resource_has_one_key_or_two() {
         let with = |count: usize| {
             let access_keys = vec![AccessKey::parse("a2V5").unwrap(); count];
-            Emulator::new(
-                Settings {
-                    access_keys,
-                    strict_identities: false,
-                },
-                Clock::default(),
-            )
+            Emulator::new(Settings { access_keys, strict_identities: false }, Clock::default())
         };
         assert!(matches!(with(0), Err(Error::KeyCount(0))));
         assert!(matches!(with(3), Err(Error::KeyCount(3))));
@@ -184,14 +169,7 @@ mod tests {
     #[test]
     fn access_key_is_read_written_and_not_shown() {
         let key = AccessKey::parse("a2V5").unwrap();
-        assert_eq!(
-            (format!("{key:?}"), key.as_base64()),
-            ("[redacted]".to_owned(), "a2V5".to_owned())
-        );
-        assert!(
-            ["", "not base64!", "a2V5="]
-                .iter()
-                .all(|text| AccessKey::parse(text).is_err())
-        );
+        assert_eq!((format!("{key:?}"), key.as_base64()), ("[redacted]".to_owned(), "a2V5".to_owned()));
+        assert!(["", "not base64!", "a2V5="].iter().all(|text| AccessKey::parse(text).is_err()));
     }
 }

@@ -69,6 +69,9 @@ impl Default for Settings {
     }
 }
 
+/// The largest body that an operator's request may have: a thousand references of the greatest length.
+const MAX_OPS_BODY_BYTES: usize = 512 * 1024;
+
 /// What handlers work with.
 #[derive(Clone)]
 pub struct Api {
@@ -93,22 +96,11 @@ pub struct Routers {
 pub fn routers(api: &Api, settings: &Settings, own_ops: bool, extra: Router) -> Routers {
     let documents = docs::router(openapi(), settings.docs);
     let ops = ops_routes(api).split_for_parts().0.with_state(api.clone());
-    let public = user_routes()
-        .split_for_parts()
-        .0
-        .with_state(api.clone())
-        .merge(documents)
-        .merge(extra);
+    let public = user_routes().split_for_parts().0.with_state(api.clone()).merge(documents).merge(extra);
     if own_ops {
-        Routers {
-            public: with_middleware(public, settings),
-            ops: Some(with_middleware(ops, settings)),
-        }
+        Routers { public: with_middleware(public, settings), ops: Some(with_middleware(ops, settings)) }
     } else {
-        Routers {
-            public: with_middleware(public.merge(ops), settings),
-            ops: None,
-        }
+        Routers { public: with_middleware(public.merge(ops), settings), ops: None }
     }
 }
 
@@ -178,9 +170,9 @@ fn user_routes() -> OpenApiRouter<Api> {
 /// The documented routes for operators and backends.
 fn ops_routes(api: &Api) -> OpenApiRouter<Api> {
     let idempotent = axum_middleware::from_fn_with_state(api.clone(), idempotency::idempotent);
-    documented_ops_routes()
-        .layer(idempotent)
-        .merge(documented_token_routes())
+    // Operators are known before their bodies are read.
+    let large = DefaultBodyLimit::max(MAX_OPS_BODY_BYTES);
+    documented_ops_routes().layer(idempotent).layer(large).merge(documented_token_routes())
 }
 
 fn documented_ops_routes() -> OpenApiRouter<Api> {
@@ -206,9 +198,5 @@ fn documented_token_routes() -> OpenApiRouter<Api> {
 /// Returns the description of the whole API: what is routed is in `openapi.yaml`.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    user_routes()
-        .merge(documented_ops_routes())
-        .merge(documented_token_routes())
-        .split_for_parts()
-        .1
+    user_routes().merge(documented_ops_routes()).merge(documented_token_routes()).split_for_parts().1
 }

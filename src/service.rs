@@ -12,7 +12,7 @@ mod purge;
 mod settle;
 pub mod upstream;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    domain::{clock::Clock, scope::Scope, token::Lifetime},
+    domain::{clock::Clock, scope::Scope, token::Lifetime, user::IssuerKey},
     store::{self, Store},
 };
 use upstream::Upstream;
@@ -57,10 +57,7 @@ pub struct UserSettings {
 
 impl Default for UserSettings {
     fn default() -> Self {
-        Self {
-            self_delete: false,
-            tombstone_ttl: Duration::from_hours(180 * 24),
-        }
+        Self { self_delete: false, tombstone_ttl: Duration::from_hours(180 * 24) }
     }
 }
 
@@ -78,11 +75,7 @@ pub(crate) const CLOCK_MARGIN: Duration = Duration::from_secs(2);
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            lifetime: Lifetime::HOUR,
-            patience: Duration::from_secs(5),
-            stray: Duration::from_mins(15),
-        }
+        Self { lifetime: Lifetime::HOUR, patience: Duration::from_secs(5), stray: Duration::from_mins(15) }
     }
 }
 
@@ -140,6 +133,8 @@ pub struct Service {
     clock: Clock,
     settings: Settings,
     users: UserSettings,
+    /// The issuers for whose users mappings may be made.
+    issuers: HashSet<IssuerKey>,
     /// Tells the worker that there is work.
     wake: Notify,
     /// Work that must come to its end although the request that began it may be gone.
@@ -149,13 +144,21 @@ pub struct Service {
 impl Service {
     /// Puts the use cases together.
     #[must_use]
-    pub fn new(store: Store, upstream: Upstream, clock: Clock, settings: Settings, users: UserSettings) -> Arc<Self> {
+    pub fn new(
+        store: Store,
+        upstream: Upstream,
+        clock: Clock,
+        settings: Settings,
+        users: UserSettings,
+        issuers: HashSet<IssuerKey>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
             upstream,
             clock,
             settings,
             users,
+            issuers,
             wake: Notify::new(),
             detached: TaskTracker::new(),
         })

@@ -20,10 +20,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            delay: Duration::from_secs(2),
-            drain: Duration::from_secs(20),
-        }
+        Self { delay: Duration::from_secs(2), drain: Duration::from_secs(20) }
     }
 }
 

@@ -27,7 +27,7 @@ pub use audit::{AuditFilter, AuditRow, HeldToken};
 pub use fences::Fence;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};
-pub use operations::{Completion, NewOperation};
+pub use operations::{Completion, Failure, NewOperation};
 pub use users::UserFilter;
 
 /// Runs one body on whichever pool is open.
@@ -139,11 +139,7 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::WorkerCrashed => true,
             _ => false,
         };
-        if passing {
-            Self::Unavailable(error)
-        } else {
-            Self::Rejected(error)
-        }
+        if passing { Self::Unavailable(error) } else { Self::Rejected(error) }
     }
 }
 
@@ -184,9 +180,7 @@ impl Store {
             Ok(Self::Postgres(pool))
         } else if url.starts_with("sqlite:") {
             if url.contains(":memory:") || url.contains("mode=memory") {
-                return Err(Error::Url(
-                    "names a SQLite database in memory, which would forget every mapping",
-                ));
+                return Err(Error::Url("names a SQLite database in memory, which would forget every mapping"));
             }
             // Synchronous `FULL`: a commit that was answered survives a power cut.
             let options = SqliteConnectOptions::from_str(url)

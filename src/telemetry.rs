@@ -17,10 +17,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            format: Format::Text,
-            filter: "info".to_owned(),
-        }
+        Self { format: Format::Text, filter: "info".to_owned() }
     }
 }
 
@@ -40,9 +37,7 @@ impl Settings {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        EnvFilter::from_str(&self.filter)
-            .map(drop)
-            .map_err(|error| error.to_string())
+        EnvFilter::from_str(&self.filter).map(drop).map_err(|error| error.to_string())
     }
 }
 
@@ -53,9 +48,7 @@ pub fn init(settings: &Settings) {
     let registry = tracing_subscriber::registry().with(filter);
     // It fails only when a log was started before, which then serves.
     let _ = match settings.format {
-        Format::Text => registry
-            .with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
-            .try_init(),
+        Format::Text => registry.with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
 }

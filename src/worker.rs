@@ -22,10 +22,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(1),
-            at_once: 16,
-        }
+        Self { interval: Duration::from_secs(1), at_once: 16 }
     }
 }
 

@@ -33,6 +33,8 @@ CREATE TABLE users (
     CHECK ((state IN ('active', 'deleting')) = (acs_id IS NOT NULL))
 );
 
+CREATE INDEX users_to_forget ON users (updated_at) WHERE state = 'unbound';
+
 CREATE TABLE issued_tokens (
     user_id      TEXT         NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     scopes       TEXT         NOT NULL,
@@ -73,7 +75,6 @@ CREATE INDEX operations_due ON operations (next_attempt_at) WHERE completed_at I
 CREATE INDEX operations_open_of_user ON operations (user_id) WHERE completed_at IS NULL;
 CREATE INDEX operations_of_user ON operations (user_id, id);
 CREATE INDEX operations_of_identity ON operations (acs_id);
-CREATE INDEX operations_completed ON operations (completed_at) WHERE completed_at IS NOT NULL;
 
 CREATE TABLE batches (
     id          BLOB         PRIMARY KEY,

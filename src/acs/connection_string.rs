@@ -47,11 +47,7 @@ impl FromStr for ConnectionString {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let (mut endpoint, mut access_key) = (None, None);
-        let parts = text
-            .split(';')
-            .map(str::trim)
-            .enumerate()
-            .filter(|(_, part)| !part.is_empty());
+        let parts = text.split(';').map(str::trim).enumerate().filter(|(_, part)| !part.is_empty());
         for (index, part) in parts {
             let (name, value) = part.split_once('=').ok_or(ParseError::NotAPair(index + 1))?;
             let (slot, name) = match name.trim().to_ascii_lowercase().as_str() {
@@ -65,10 +61,7 @@ impl FromStr for ConnectionString {
         }
         Ok(Self {
             endpoint: endpoint.ok_or(ParseError::Missing("endpoint"))?.parse()?,
-            access_key: access_key
-                .ok_or(ParseError::Missing("accesskey"))?
-                .parse()
-                .map_err(ParseError::AccessKey)?,
+            access_key: access_key.ok_or(ParseError::Missing("accesskey"))?.parse().map_err(ParseError::AccessKey)?,
         })
     }
 }
@@ -145,30 +138,15 @@ mod tests {
     fn faults_are_named() {
         let fault = |text| parse(text).unwrap_err().to_string();
         assert_eq!(fault(""), "the connection string has no `endpoint`");
-        assert_eq!(
-            fault("endpoint=https://r.net"),
-            "the connection string has no `accesskey`"
-        );
-        assert_eq!(
-            fault("https://r.net"),
-            "part 1 of the connection string is not `name=value`"
-        );
-        assert_eq!(
-            fault("accesskey=a;accesskey=b"),
-            "the connection string has `accesskey` twice"
-        );
+        assert_eq!(fault("endpoint=https://r.net"), "the connection string has no `accesskey`");
+        assert_eq!(fault("https://r.net"), "part 1 of the connection string is not `name=value`");
+        assert_eq!(fault("accesskey=a;accesskey=b"), "the connection string has `accesskey` twice");
         assert_eq!(
             fault("endpoint=r.net;accesskey=cHc="),
             "`endpoint` is no URL such as `https://name.communication.azure.com`"
         );
-        assert_eq!(
-            fault("endpoint=ftp://r.net;accesskey=cHc="),
-            "`endpoint` must begin with `https://`"
-        );
-        assert_eq!(
-            fault("endpoint=https://r.net/a;accesskey=cHc="),
-            "`endpoint` must have no path, query or fragment"
-        );
+        assert_eq!(fault("endpoint=ftp://r.net;accesskey=cHc="), "`endpoint` must begin with `https://`");
+        assert_eq!(fault("endpoint=https://r.net/a;accesskey=cHc="), "`endpoint` must have no path, query or fragment");
         assert_eq!(fault("endpoint=https://r.net;accesskey=%"), "`accesskey` is not usable");
     }
 

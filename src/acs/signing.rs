@@ -35,20 +35,11 @@ pub struct Signature {
 /// Signs a request.
 #[must_use]
 pub fn sign(key: &AccessKey, parts: Parts<'_>) -> Signature {
-    let Parts {
-        method,
-        target,
-        host,
-        date,
-        body,
-    } = parts;
+    let Parts { method, target, host, date, body } = parts;
     let content_sha256 = BASE64_STANDARD.encode(Sha256::digest(body));
     let signature = key.authenticate(&format!("{method}\n{target}\n{date};{host};{content_sha256}"));
     let authorization = format!("HMAC-SHA256 SignedHeaders=x-ms-date;host;x-ms-content-sha256&Signature={signature}");
-    Signature {
-        content_sha256,
-        authorization,
-    }
+    Signature { content_sha256, authorization }
 }
 
 #[cfg(test)]
@@ -73,12 +64,7 @@ mod tests {
             };
             let signature = sign(&text("access_key_base64").parse().unwrap(), parts);
             let expected = &vector["headers_added_by_policy"];
-            assert_eq!(
-                expected["x-ms-content-sha256"],
-                signature.content_sha256,
-                "{}",
-                text("name")
-            );
+            assert_eq!(expected["x-ms-content-sha256"], signature.content_sha256, "{}", text("name"));
             assert_eq!(expected["Authorization"], signature.authorization, "{}", text("name"));
         }
     }

@@ -52,19 +52,13 @@ struct ErrorBody {
 
 impl<'a> CreateRequest<'a> {
     pub(super) fn new(scopes: &'a Scopes, lifetime: Lifetime) -> Self {
-        Self {
-            create_token_with_scopes: scopes,
-            expires_in_minutes: lifetime.minutes(),
-        }
+        Self { create_token_with_scopes: scopes, expires_in_minutes: lifetime.minutes() }
     }
 }
 
 impl<'a> IssueRequest<'a> {
     pub(super) fn new(scopes: &'a Scopes, lifetime: Lifetime) -> Self {
-        Self {
-            scopes,
-            expires_in_minutes: lifetime.minutes(),
-        }
+        Self { scopes, expires_in_minutes: lifetime.minutes() }
     }
 }
 
@@ -73,24 +67,27 @@ pub(super) fn error_of(status: u16, retry_after: Option<Duration>, body: &[u8]) 
     let code = serde_json::from_slice(body).map_or_else(|_| String::new(), |body: ErrorResponse| body.error.code);
     match status {
         429 => Error::Throttled { retry_after },
-        404 => Error::NotFound,
+        // Without ACS's error body it is somebody else's 404, which says nothing about the identity.
+        404 if !code.is_empty() => Error::NotFound,
         401 if code == "IdentityNotOwned" => Error::NotOwned,
         401 | 403 => Error::Unauthorized { code },
-        408 | 500 | 502 | 503 | 504 => Error::Unavailable {
-            retry_after,
-            source: None,
-        },
+        // An answer that is not the documented one may hide an effect.
+        200..=399 | 404 | 408 | 500..=599 => Error::Unavailable { retry_after, source: None },
         _ => Error::Refused { status, code },
     }
 }
 
+/// The longest wait that is believed: what is longer is a mistake, or worth asking again.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
+
 /// Reads `Retry-After` in either form of RFC 9110 section 10.2.3.
 pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
     }
     let date = DateTime::parse_from_rfc2822(value.trim()).ok()?;
-    Some((date.with_timezone(&Utc) - now).to_std().unwrap_or_default())
+    let wait = (date.with_timezone(&Utc) - now).to_std().unwrap_or_default();
+    Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -123,25 +120,22 @@ mod tests {
     #[test]
     fn a_page_instead_of_json_still_has_a_meaning() {
         assert!(matches!(error_of(503, None, b"<html>"), Error::Unavailable { .. }));
-        assert!(matches!(
-            error_of(429, None, b""),
-            Error::Throttled { retry_after: None }
-        ));
+        assert!(matches!(error_of(429, None, b""), Error::Throttled { retry_after: None }));
         assert!(matches!(error_of(401, None, b"<html>"), Error::Unauthorized { .. }));
+        assert!(matches!(error_of(404, None, b"<html>"), Error::Unavailable { .. }));
+        assert!(matches!(error_of(200, None, b"<html>"), Error::Unavailable { .. }));
+        assert!(matches!(error_of(520, None, b""), Error::Unavailable { .. }));
         assert!(matches!(error_of(418, None, b"{}"), Error::Refused { status: 418, .. }));
     }
 
     #[test]
     fn both_forms_of_retry_after_are_read() {
-        let now = DateTime::parse_from_rfc3339("2026-11-22T12:00:00Z")
-            .unwrap()
-            .with_timezone(&Utc);
+        let now = DateTime::parse_from_rfc3339("2026-11-22T12:00:00Z").unwrap().with_timezone(&Utc);
         assert_eq!(retry_after("7", now), Some(Duration::from_secs(7)));
-        assert_eq!(
-            retry_after("Sun, 22 Nov 2026 12:00:05 GMT", now),
-            Some(Duration::from_secs(5))
-        );
+        assert_eq!(retry_after("Sun, 22 Nov 2026 12:00:05 GMT", now), Some(Duration::from_secs(5)));
         assert_eq!(retry_after("Sun, 22 Nov 2026 11:00:00 GMT", now), Some(Duration::ZERO));
         assert_eq!(retry_after("soon", now), None);
+        assert_eq!(retry_after("18446744073709551615", now), Some(LONGEST_RETRY_AFTER));
+        assert_eq!(retry_after("Thu, 22 Nov 2096 12:00:05 GMT", now), Some(LONGEST_RETRY_AFTER));
     }
 }

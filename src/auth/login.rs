@@ -71,9 +71,7 @@ impl Authenticator {
         let build = |(key, issuer): (IssuerKey, IssuerSettings)| {
             let source = match issuer.jwks_url {
                 Some(url) => Source::KeySet { url },
-                None => Source::Discovery {
-                    issuer: issuer.issuer.clone(),
-                },
+                None => Source::Discovery { issuer: issuer.issuer.clone() },
             };
             let built = Issuer {
                 key,
@@ -104,11 +102,7 @@ impl Authenticator {
         let (name, issuer) = self.issuers.get_key_value(name).ok_or(Error::UnknownIssuer)?;
         unverified.require_type(LOGIN_TYPES)?;
         let claims = unverified.verify(&issuer.keys, &issuer.algorithms).await?;
-        let expected = Expected {
-            issuer: name,
-            audiences: &issuer.audiences,
-            leeway: self.leeway,
-        };
+        let expected = Expected { issuer: name, audiences: &issuer.audiences, leeway: self.leeway };
         let now = self.clock.now();
         claims::check(&claims, expected, now)?;
         let time = issuer.login_time.read(&claims)?;
@@ -116,10 +110,7 @@ impl Authenticator {
             return Err(jose::Error::Claim("auth_time").into());
         }
         Ok(Login {
-            app_user: AppUser {
-                issuer: issuer.key.clone(),
-                subject: issuer.subject(&claims)?,
-            },
+            app_user: AppUser { issuer: issuer.key.clone(), subject: issuer.subject(&claims)? },
             time,
             grant: issuer.policy.grant_for(&claims).cloned(),
             token_id: text(&claims, "jti"),
@@ -129,17 +120,12 @@ impl Authenticator {
 
     /// Returns the issuers, by key, and whether there are keys to check their logins with.
     pub fn readiness(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.issuers
-            .values()
-            .map(|issuer| (issuer.key.as_str(), issuer.keys.is_ready()))
+        self.issuers.values().map(|issuer| (issuer.key.as_str(), issuer.keys.is_ready()))
     }
 
     /// Keeps the keys of all issuers fresh until told to stop.
     pub async fn keep_keys_fresh(&self, stop: CancellationToken) {
-        let loops = self
-            .issuers
-            .values()
-            .map(|issuer| issuer.keys.keep_fresh(self.key_refresh, stop.clone()));
+        let loops = self.issuers.values().map(|issuer| issuer.keys.keep_fresh(self.key_refresh, stop.clone()));
         futures_util::future::join_all(loops).await;
     }
 }
@@ -147,8 +133,7 @@ impl Authenticator {
 impl Issuer {
     fn subject(&self, claims: &Map<String, Value>) -> Result<Subject, jose::Error> {
         let text = claims.get(&self.subject_claim).and_then(Value::as_str);
-        text.and_then(|text| Subject::parse(text).ok())
-            .ok_or(jose::Error::Claim("of the user"))
+        text.and_then(|text| Subject::parse(text).ok()).ok_or(jose::Error::Claim("of the user"))
     }
 }
 
@@ -164,6 +149,8 @@ impl LoginTime {
     }
 }
 
+/// Reads a claim that is only told on: one that is too long, or has a NUL (which Postgres cannot store), is left out.
 fn text(claims: &Map<String, Value>, name: &str) -> Option<String> {
-    claims.get(name).and_then(Value::as_str).map(str::to_owned)
+    let is_fit = |text: &&str| text.len() <= 256 && !text.contains('\0');
+    claims.get(name).and_then(Value::as_str).filter(is_fit).map(str::to_owned)
 }

@@ -45,9 +45,7 @@ impl Role {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Viewer, Self::Revoker, Self::Minter, Self::Operator]
-            .into_iter()
-            .find(|role| role.as_str() == text)
+        [Self::Viewer, Self::Revoker, Self::Minter, Self::Operator].into_iter().find(|role| role.as_str() == text)
     }
 }
 
@@ -85,9 +83,7 @@ impl Operator {
     /// Tells whether the holder may do what one of the roles may.
     #[must_use]
     pub fn has_one_of(&self, roles: &[Role]) -> bool {
-        self.roles
-            .iter()
-            .any(|role| *role == Role::Operator || roles.contains(role))
+        self.roles.iter().any(|role| *role == Role::Operator || roles.contains(role))
     }
 }
 
@@ -109,11 +105,7 @@ impl Operators {
                 Err((member, message)) => faults.push((format!("{name}.{member}"), message)),
             }
         }
-        if faults.is_empty() {
-            Ok(Self(operators))
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(Self(operators)) } else { Err(faults) }
     }
 
     /// Finds the holder of a key.
@@ -123,60 +115,33 @@ impl Operators {
     pub fn authenticate(&self, key: &str) -> Result<&Operator, Error> {
         let hash: [u8; 32] = Sha256::digest(key).into();
         // Every key is compared, so that the time tells nothing about which one is near.
-        let holder = self.0.iter().fold(None, |found, operator| {
-            if bool::from(operator.hash.ct_eq(&hash)) {
-                Some(operator)
-            } else {
-                found
-            }
-        });
+        let holder = self
+            .0
+            .iter()
+            .fold(None, |found, operator| if bool::from(operator.hash.ct_eq(&hash)) { Some(operator) } else { found });
         holder.ok_or(Error::UnknownKey)
     }
 }
 
 fn read(name: &str, key: &KeySettings) -> Result<Operator, (&'static str, String)> {
-    let hash = decode_hash(&key.hash).ok_or_else(|| {
-        (
-            "hash",
-            "must be 64 hexadecimal digits: `ops-key new` prints them".to_owned(),
-        )
-    })?;
+    let hash = decode_hash(&key.hash)
+        .ok_or_else(|| ("hash", "must be 64 hexadecimal digits: `ops-key new` prints them".to_owned()))?;
     let parse = |word: &String| {
-        Role::parse(word).ok_or_else(|| {
-            (
-                "roles",
-                format!("`{word}` is not one of viewer, revoker, minter, operator"),
-            )
-        })
+        Role::parse(word).ok_or_else(|| ("roles", format!("`{word}` is not one of viewer, revoker, minter, operator")))
     };
     let roles = key.roles.0.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     if roles.is_empty() {
-        return Err((
-            "roles",
-            format!("the key `{name}` may do nothing: name at least one role"),
-        ));
+        return Err(("roles", format!("the key `{name}` may do nothing: name at least one role")));
     }
-    let scopes: Option<Scopes> = key
-        .scopes
-        .as_ref()
-        .map(scopes_of)
-        .transpose()
-        .map_err(|message| ("scopes", message))?;
+    let scopes: Option<Scopes> =
+        key.scopes.as_ref().map(scopes_of).transpose().map_err(|message| ("scopes", message))?;
     let mints = roles.iter().any(|role| matches!(role, Role::Minter | Role::Operator));
     if roles.contains(&Role::Minter) && scopes.is_none() {
         return Err(("scopes", "a minter needs the scopes that it may ask for".to_owned()));
     }
-    let grant = scopes.filter(|_| mints).map(|scopes| Grant {
-        when: BTreeMap::new(),
-        scopes,
-        max_lifetime: key.max_lifetime,
-    });
-    Ok(Operator {
-        name: name.to_owned(),
-        roles,
-        grant,
-        hash,
-    })
+    let grant =
+        scopes.filter(|_| mints).map(|scopes| Grant { when: BTreeMap::new(), scopes, max_lifetime: key.max_lifetime });
+    Ok(Operator { name: name.to_owned(), roles, grant, hash })
 }
 
 /// Makes a new key: its text, which is shown once, and its hash, which is kept.
@@ -185,9 +150,7 @@ fn read(name: &str, key: &KeySettings) -> Result<Operator, (&'static str, String
 /// When the system gives no randomness.
 pub fn generate(name: &str) -> Result<(SecretString, String), std::io::Error> {
     let mut random = [0; 32];
-    SystemRandom::new()
-        .fill(&mut random)
-        .map_err(|_| std::io::Error::other("the system gives no randomness"))?;
+    SystemRandom::new().fill(&mut random).map_err(|_| std::io::Error::other("the system gives no randomness"))?;
     let key = format!("atv_{name}_{}", BASE64_URL_SAFE_NO_PAD.encode(random));
     let hash = hash(&key);
     Ok((key.into(), hash))

@@ -48,19 +48,13 @@ pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Re
     ];
     let answer = session.list("audit", "events", &filter, &options.extent).await?;
     session.show(&answer, |page: &AuditPage| {
-        table::table(
-            ["AT", "ACTION", "ACTOR", "USER", "CLIENT", "REQUEST", "DETAIL"],
-            page.events.iter().map(row),
-        )
+        table::table(["AT", "ACTION", "ACTOR", "USER", "CLIENT", "REQUEST", "DETAIL"], page.events.iter().map(row))
     })
 }
 
 fn row(event: &AuditEvent) -> [String; 7] {
-    let actor = if event.actor.is_empty() {
-        event.actor_kind.clone()
-    } else {
-        format!("{}:{}", event.actor_kind, event.actor)
-    };
+    let actor =
+        if event.actor.is_empty() { event.actor_kind.clone() } else { format!("{}:{}", event.actor_kind, event.actor) };
     [
         table::time(event.at),
         event.action.clone(),

@@ -43,21 +43,10 @@ pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Re
         return session.show(&get(&session, id).await?, describe);
     }
     let filter = [("state", options.state)];
-    let answer = session
-        .list("operations", "operations", &filter, &options.extent)
-        .await?;
+    let answer = session.list("operations", "operations", &filter, &options.extent).await?;
     session.show(&answer, |page: &OperationsPage| {
         table::table(
-            [
-                "ID",
-                "KIND",
-                "STATE",
-                "USER",
-                "TRIES",
-                "ACCEPTED",
-                "CONFIRMED",
-                "LAST ERROR",
-            ],
+            ["ID", "KIND", "STATE", "USER", "TRIES", "ACCEPTED", "CONFIRMED", "LAST ERROR"],
             page.operations.iter().map(row),
         )
     })
@@ -96,16 +85,10 @@ pub(super) fn describe(operation: &OperationResponse) -> String {
         ("reason", table::or_nothing(operation.reason.as_ref())),
         ("tries", operation.attempts.to_string()),
         ("last error", table::or_nothing(operation.last_error.as_ref())),
-        (
-            "next try",
-            table::or_nothing(operation.next_attempt_at.map(table::time)),
-        ),
+        ("next try", table::or_nothing(operation.next_attempt_at.map(table::time))),
         ("accepted", table::time(operation.created_at)),
         ("confirmed", table::or_nothing(operation.confirmed_at.map(table::time))),
-        (
-            "everywhere by",
-            table::or_nothing(operation.propagates_by.map(table::time)),
-        ),
+        ("everywhere by", table::or_nothing(operation.propagates_by.map(table::time))),
     ])
 }
 

@@ -27,10 +27,7 @@ pub(super) fn run(command: &OpsKey) -> anyhow::Result<()> {
         "a key's name is 1 to 64 of the characters a-z, 0-9 and -"
     );
     let (key, hash) = operator::generate(name)?;
-    println!(
-        "The key, shown only now:\n\n    {}\n\nFor the settings:\n",
-        key.expose_secret()
-    );
+    println!("The key, shown only now:\n\n    {}\n\nFor the settings:\n", key.expose_secret());
     println!("[ops.keys.{name}]\nhash = \"{hash}\"\nroles = {roles:?}");
     if roles.iter().any(|role| role == "minter") {
         println!("scopes = [\"chat\", \"voip\"]\nmax_lifetime = \"1h\"");

@@ -48,19 +48,11 @@ async fn steps(client: &Client, created: &mut Vec<AcsId>) -> anyhow::Result<()> 
     created.push(user.clone());
     println!("Created an identity with ID: {user}");
 
-    let token = client
-        .issue(&user, &voip, Lifetime::HOUR)
-        .await
-        .context("could not issue a token")?;
-    println!(
-        "Issued an access token with scope `{voip}` that expires at {}",
-        token.expires_on
-    );
+    let token = client.issue(&user, &voip, Lifetime::HOUR).await.context("could not issue a token")?;
+    println!("Issued an access token with scope `{voip}` that expires at {}", token.expires_on);
 
-    let (other, token) = client
-        .create_with_token(&voip, Lifetime::HOUR)
-        .await
-        .context("could not create an identity with a token")?;
+    let (other, token) =
+        client.create_with_token(&voip, Lifetime::HOUR).await.context("could not create an identity with a token")?;
     created.push(other.clone());
     println!(
         "Issued an access token without naming a user: expires at {}, for the new identity {other}",

@@ -71,10 +71,7 @@ impl Remote {
         let key = self.key(environment)?;
         // A proxy of the environment is for the way out, not for a service on this machine.
         let http = app::client_builder(is_loopback(&url)).build()?;
-        Ok(Session {
-            client: Client::new(http, url, &key)?,
-            json: self.json,
-        })
+        Ok(Session { client: Client::new(http, url, &key)?, json: self.json })
     }
 
     fn address(&self, environment: &Variables) -> anyhow::Result<Url> {
@@ -84,10 +81,7 @@ impl Remote {
             (None, None) => ("--url", DEFAULT_URL),
         };
         let url = Url::parse(text).with_context(|| format!("{name} is no URL such as `{DEFAULT_URL}`"))?;
-        ensure!(
-            matches!(url.scheme(), "http" | "https"),
-            "{name} must begin with `https://` or `http://`"
-        );
+        ensure!(matches!(url.scheme(), "http" | "https"), "{name} must begin with `https://` or `http://`");
         let is_plain = url.username().is_empty() && url.password().is_none();
         ensure!(
             is_plain && url.query().is_none() && url.fragment().is_none(),
@@ -106,9 +100,7 @@ impl Remote {
             fs::read_to_string(file).with_context(|| format!("cannot read the key from `{}`", file.display()))?
         } else if self.key_stdin {
             let mut line = String::new();
-            io::stdin()
-                .read_line(&mut line)
-                .context("cannot read the key from standard input")?;
+            io::stdin().read_line(&mut line).context("cannot read the key from standard input")?;
             line
         } else {
             environment.get(KEY_VARIABLE).cloned().unwrap_or_default()
@@ -134,13 +126,8 @@ impl Session {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
-            let page = extent
-                .wanted()
-                .map_or(PAGE, |wanted| PAGE.min(wanted.saturating_sub(items.len())));
-            let mut query: Vec<_> = filter
-                .iter()
-                .filter_map(|(name, value)| Some((*name, value.clone()?)))
-                .collect();
+            let page = extent.wanted().map_or(PAGE, |wanted| PAGE.min(wanted.saturating_sub(items.len())));
+            let mut query: Vec<_> = filter.iter().filter_map(|(name, value)| Some((*name, value.clone()?))).collect();
             query.push(("limit", page.to_string()));
             query.extend(cursor.clone().map(|cursor| ("cursor", cursor)));
             let mut answer = self.client.get(&[path], &query).await?;
@@ -149,10 +136,7 @@ impl Session {
             };
             items.extend(more);
             let next = answer["nextCursor"].as_str().map(str::to_owned);
-            ensure!(
-                next.is_none() || next != cursor,
-                "the service gave the same page twice: it would never end"
-            );
+            ensure!(next.is_none() || next != cursor, "the service gave the same page twice: it would never end");
             let enough = extent.wanted().is_some_and(|wanted| items.len() >= wanted);
             if enough && next.is_some() && !self.json {
                 eprintln!("there may be more: give --limit N or --all");
@@ -170,11 +154,7 @@ impl Session {
         answer: &Value,
         in_words: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        if self.json {
-            print(&pretty(answer)?)
-        } else {
-            print(&in_words(&read(answer)?))
-        }
+        if self.json { print(&pretty(answer)?) } else { print(&in_words(&read(answer)?)) }
     }
 }
 
@@ -235,24 +215,13 @@ mod tests {
     use super::*;
 
     fn remote(url: &str, allow_http: bool) -> Remote {
-        Remote {
-            url: Some(url.to_owned()),
-            key_file: None,
-            key_stdin: false,
-            allow_http,
-            json: false,
-        }
+        Remote { url: Some(url.to_owned()), key_file: None, key_stdin: false, allow_http, json: false }
     }
 
     #[test]
     fn the_key_is_not_sent_in_the_clear_to_another_machine() {
         let none = Variables::new();
-        for url in [
-            "http://localhost:1",
-            "http://127.9.9.9",
-            "http://[::1]:8080",
-            "https://example.com/v",
-        ] {
+        for url in ["http://localhost:1", "http://127.9.9.9", "http://[::1]:8080", "https://example.com/v"] {
             assert!(remote(url, false).address(&none).is_ok(), "{url}");
         }
         for url in ["http://example.com", "http://10.0.0.1", "http://localhost.example.com"] {
@@ -260,12 +229,7 @@ mod tests {
             assert!(fault.contains("--allow-http"), "{fault}");
             assert!(remote(url, true).address(&none).is_ok(), "{url}");
         }
-        for url in [
-            "ftp://localhost",
-            "localhost:8080",
-            "https://u:p@localhost",
-            "https://localhost/?a=b",
-        ] {
+        for url in ["ftp://localhost", "localhost:8080", "https://u:p@localhost", "https://localhost/?a=b"] {
             assert!(remote(url, true).address(&none).is_err(), "{url}");
         }
     }
@@ -277,10 +241,7 @@ mod tests {
         assert_eq!(given.address(&variables).unwrap().as_str(), "https://option.example/");
         let open = Remote { url: None, ..given };
         assert_eq!(open.address(&variables).unwrap().as_str(), "https://variable.example/");
-        assert_eq!(
-            open.address(&Variables::new()).unwrap().as_str(),
-            "http://127.0.0.1:8080/"
-        );
+        assert_eq!(open.address(&Variables::new()).unwrap().as_str(), "http://127.0.0.1:8080/");
     }
 
     #[test]

@@ -78,13 +78,7 @@ mod tests {
 
     #[test]
     fn nothing_that_is_shown_drives_the_terminal() {
-        assert_eq!(
-            printable("a\u{1b}[2J\r\n\u{9b}\u{202e}ü"),
-            "a\\u{1b}[2J\\r\\n\\u{9b}\\u{202e}ü"
-        );
-        assert_eq!(
-            record([("reason", "x\nstate: active".to_owned())]),
-            "reason: x\\nstate: active\n"
-        );
+        assert_eq!(printable("a\u{1b}[2J\r\n\u{9b}\u{202e}ü"), "a\\u{1b}[2J\\r\\n\\u{9b}\\u{202e}ü");
+        assert_eq!(record([("reason", "x\nstate: active".to_owned())]), "reason: x\\nstate: active\n");
     }
 }

@@ -103,9 +103,7 @@ pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Re
         Command::Tokens { one, at } => tokens(&session, &one.user, at).await,
         Command::Ensure { users } => ensure(&session, &users).await,
         Command::Import { one, identity } => {
-            let request = ImportRequest {
-                communication_user_id: identity,
-            };
+            let request = ImportRequest { communication_user_id: identity };
             let answer = session.client.put(&["users", &one.user], &request).await?;
             session.show(&answer, describe)
         }
@@ -132,10 +130,7 @@ async fn list(session: &Session, options: List) -> anyhow::Result<()> {
                 table::or_nothing(user.communication_user_id.as_ref()),
             ]
         };
-        table::table(
-            ["USER", "STATE", "BLOCKED SINCE", "LAST TOKEN", "ID", "IDENTITY"],
-            page.users.iter().map(row),
-        )
+        table::table(["USER", "STATE", "BLOCKED SINCE", "LAST TOKEN", "ID", "IDENTITY"], page.users.iter().map(row))
     })
 }
 
@@ -156,15 +151,7 @@ async fn tokens(session: &Session, user: &str, at: Option<DateTime<Utc>>) -> any
             ]
         };
         table::table(
-            [
-                "ISSUED",
-                "EXPIRES",
-                "ENDED",
-                "SCOPES",
-                "CLIENT",
-                "SESSION",
-                "FINGERPRINT",
-            ],
+            ["ISSUED", "EXPIRES", "ENDED", "SCOPES", "CLIENT", "SESSION", "FINGERPRINT"],
             held.tokens.iter().map(row),
         )
     })
@@ -208,10 +195,7 @@ fn describe(user: &UserResponse) -> String {
         ("identity", table::or_nothing(user.communication_user_id.as_ref())),
         ("resource", table::or_nothing(user.resource.as_ref())),
         ("blocked since", table::or_nothing(user.blocked_at.map(table::time))),
-        (
-            "logins valid from",
-            table::or_nothing(user.logins_valid_from.map(table::time)),
-        ),
+        ("logins valid from", table::or_nothing(user.logins_valid_from.map(table::time))),
         ("pending operation", table::or_nothing(user.pending_operation)),
         ("last token", table::or_nothing(user.last_minted_at.map(table::time))),
         ("created", table::time(user.created_at)),

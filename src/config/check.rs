@@ -18,31 +18,18 @@ impl Raw {
         let listen = address("server.listen", &self.server.listen, found);
         let admin_listen = address("admin.listen", &self.admin.listen, found);
         if listen.is_some() && listen == admin_listen && listen.is_some_and(|address| address.port() != 0) {
-            found.add(
-                "admin.listen",
-                "must differ from `server.listen`: probes are never public",
-            );
+            found.add("admin.listen", "must differ from `server.listen`: probes are never public");
         }
         origins(&self.server.cors_origins.0, found);
         if let Err(text) = self.server.trusted_networks() {
-            found.add(
-                "server.trusted_proxies",
-                format!("`{text}` is no network such as `10.0.0.0/8`"),
-            );
+            found.add("server.trusted_proxies", format!("`{text}` is no network such as `10.0.0.0/8`"));
         }
-        let ops_listen = self
-            .ops
-            .listen
-            .as_deref()
-            .and_then(|text| address("ops.listen", text, found));
+        let ops_listen = self.ops.listen.as_deref().and_then(|text| address("ops.listen", text, found));
         if self.worker.at_once == 0 || self.worker.interval.is_zero() {
             found.add("worker", "`interval` and `at_once` must be more than nothing");
         }
         if self.users.tombstone_ttl < Duration::from_hours(24) {
-            found.add(
-                "users.tombstone_ttl",
-                "must be at least a day, longer than any login lives",
-            );
+            found.add("users.tombstone_ttl", "must be at least a day, longer than any login lives");
         }
         let operators = Operators::parse(self.ops.keys).unwrap_or_else(|wrong| {
             for (key, message) in wrong {
@@ -56,10 +43,7 @@ impl Raw {
         database(self.database.url.expose_secret(), found);
         let connection = connection(&self.acs, found);
         if self.tokens.patience.is_zero() || self.tokens.patience > self.server.request_timeout {
-            found.add(
-                "tokens.patience",
-                "must be more than nothing and at most `server.request_timeout`",
-            );
+            found.add("tokens.patience", "must be more than nothing and at most `server.request_timeout`");
         }
         if self.auth.leeway > Duration::from_mins(5) {
             found.add("auth.leeway", "must be at most 5 minutes");
@@ -114,10 +98,7 @@ fn origins(origins: &[String], faults: &mut Faults) {
 }
 
 fn database(url: &str, faults: &mut Faults) {
-    if !["postgres:", "postgresql:", "sqlite:"]
-        .iter()
-        .any(|scheme| url.starts_with(scheme))
-    {
+    if !["postgres:", "postgresql:", "sqlite:"].iter().any(|scheme| url.starts_with(scheme)) {
         faults.add("database.url", "must begin with `postgres:` or `sqlite:`");
     }
 }
@@ -126,13 +107,7 @@ fn connection(acs: &acs::Settings, faults: &mut Faults) -> Option<ConnectionStri
     let is_version = |text: &str| {
         let date = text.strip_suffix("-preview").unwrap_or(text);
         date.len() == 10
-            && date.bytes().enumerate().all(|(i, c)| {
-                if i == 4 || i == 7 {
-                    c == b'-'
-                } else {
-                    c.is_ascii_digit()
-                }
-            })
+            && date.bytes().enumerate().all(|(i, c)| if i == 4 || i == 7 { c == b'-' } else { c.is_ascii_digit() })
     };
     if !is_version(&acs.api_version) {
         faults.add("acs.api_version", "must be a version such as `2023-10-01`");
@@ -181,10 +156,7 @@ fn issuers(issuers: Issuers, faults: &mut Faults) -> Vec<(IssuerKey, IssuerSetti
             transport(&at("jwks_url"), url, issuer.allow_http, faults);
         }
         if !names.insert(issuer.issuer.clone()) {
-            faults.add(
-                at("issuer"),
-                "is the issuer of another key already: a login must belong to one",
-            );
+            faults.add(at("issuer"), "is the issuer of another key already: a login must belong to one");
         }
         if issuer.audience.0.is_empty() {
             faults.add(at("audience"), "must name at least one audience");

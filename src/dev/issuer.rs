@@ -131,16 +131,9 @@ impl Issuer {
         if let Value::Object(claims) = &mut claims {
             claims.extend(request.claims);
         }
-        let header = Header {
-            kid: self.0.jwk.common.key_id.clone(),
-            ..Header::new(Algorithm::ES256)
-        };
+        let header = Header { kid: self.0.jwk.common.key_id.clone(), ..Header::new(Algorithm::ES256) };
         let access_token = jsonwebtoken::encode(&header, &claims, &self.0.key)?;
-        Ok(LoginResponse {
-            access_token,
-            token_type: "Bearer",
-            expires_in,
-        })
+        Ok(LoginResponse { access_token, token_type: "Bearer", expires_in })
     }
 }
 
@@ -149,10 +142,7 @@ async fn login(
     body: Result<Json<LoginRequest>, axum::extract::rejection::JsonRejection>,
 ) -> Response {
     let error = |status: StatusCode, text: String| {
-        (
-            status,
-            Json(json!({"error": "invalid_request", "error_description": text})),
-        )
+        (status, Json(json!({"error": "invalid_request", "error_description": text})))
     };
     match body {
         Ok(Json(request)) => match issuer.sign(request) {
@@ -174,9 +164,7 @@ async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
 }
 
 async fn keys(State(issuer): State<Issuer>) -> Json<JwkSet> {
-    Json(JwkSet {
-        keys: vec![issuer.0.jwk.clone()],
-    })
+    Json(JwkSet { keys: vec![issuer.0.jwk.clone()] })
 }
 
 fn generate() -> anyhow::Result<Vec<u8>> {
@@ -188,10 +176,6 @@ fn generate() -> anyhow::Result<Vec<u8>> {
 /// Writes a file that only its owner can read.
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)
 }

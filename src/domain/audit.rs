@@ -35,16 +35,7 @@ impl Event {
     /// Makes an event without an identity, an operation, a token or detail.
     #[must_use]
     pub fn new(action: Action, actor: Actor, user: UserId, trace: Trace) -> Self {
-        Self {
-            action,
-            actor,
-            user,
-            acs_id: None,
-            operation: None,
-            token: None,
-            trace,
-            detail: None,
-        }
+        Self { action, actor, user, acs_id: None, operation: None, token: None, trace, detail: None }
     }
 }
 

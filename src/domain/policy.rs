@@ -35,12 +35,7 @@ impl Policy {
     /// Returns the grant for a login with these claims.
     #[must_use]
     pub fn grant_for(&self, claims: &Map<String, Value>) -> Option<&Grant> {
-        self.0.iter().find(|grant| {
-            grant
-                .when
-                .iter()
-                .all(|(claim, values)| holds(claims.get(claim), &values.0))
-        })
+        self.0.iter().find(|grant| grant.when.iter().all(|(claim, values)| holds(claims.get(claim), &values.0)))
     }
 
     /// Tells whether nobody is granted anything.
@@ -95,13 +90,7 @@ impl<'de> Deserialize<'de> for Words {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Words, E> {
-                Ok(Words(
-                    text.split(',')
-                        .map(str::trim)
-                        .filter(|word| !word.is_empty())
-                        .map(str::to_owned)
-                        .collect(),
-                ))
+                Ok(Words(text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()))
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Words, A::Error> {
@@ -133,17 +122,8 @@ fn some_scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scopes, D::
 /// What is wrong with them.
 pub fn scopes_of(words: &Words) -> Result<Scopes, String> {
     let parse = |word: &String| Scope::deserialize(de::value::StrDeserializer::<de::value::Error>::new(word));
-    let scopes = words
-        .0
-        .iter()
-        .map(parse)
-        .collect::<Result<Scopes, _>>()
-        .map_err(|error| error.to_string())?;
-    if scopes.is_empty() {
-        Err("a grant needs at least one scope".to_owned())
-    } else {
-        Ok(scopes)
-    }
+    let scopes = words.0.iter().map(parse).collect::<Result<Scopes, _>>().map_err(|error| error.to_string())?;
+    if scopes.is_empty() { Err("a grant needs at least one scope".to_owned()) } else { Ok(scopes) }
 }
 
 fn default_max_lifetime() -> Lifetime {
@@ -171,18 +151,9 @@ mod tests {
             {"when": {"roles": "staff,admin", "email_verified": "true"}, "scopes": "chat,voip", "max_lifetime": "24h"},
         ]));
         let scopes = |value| policy.grant_for(&claims(value)).map(|grant| grant.scopes.to_string());
-        assert_eq!(
-            scopes(json!({"roles": ["guest", "staff"], "email_verified": true})).unwrap(),
-            "chat.join.limited"
-        );
-        assert_eq!(
-            scopes(json!({"roles": "admin", "email_verified": true})).unwrap(),
-            "chat,voip"
-        );
-        assert_eq!(
-            scopes(json!({"roles": "openid admin", "email_verified": true})).unwrap(),
-            "chat,voip"
-        );
+        assert_eq!(scopes(json!({"roles": ["guest", "staff"], "email_verified": true})).unwrap(), "chat.join.limited");
+        assert_eq!(scopes(json!({"roles": "admin", "email_verified": true})).unwrap(), "chat,voip");
+        assert_eq!(scopes(json!({"roles": "openid admin", "email_verified": true})).unwrap(), "chat,voip");
         assert_eq!(scopes(json!({"roles": "admin", "email_verified": false})), None);
         assert_eq!(scopes(json!({})), None);
     }
@@ -190,10 +161,7 @@ mod tests {
     #[test]
     fn a_single_grant_may_stand_without_a_list() {
         let policy = policy(json!({"scopes": "voip"}));
-        assert_eq!(
-            policy.grant_for(&claims(json!({}))).unwrap().max_lifetime,
-            Lifetime::HOUR
-        );
+        assert_eq!(policy.grant_for(&claims(json!({}))).unwrap().max_lifetime, Lifetime::HOUR);
     }
 
     #[test]
@@ -203,11 +171,7 @@ mod tests {
 
     #[test]
     fn unknown_scopes_and_empty_grants_are_refused() {
-        for bad in [
-            json!({"scopes": ["fax"]}),
-            json!({"scopes": []}),
-            json!({"scopes": "chat", "scope": 1}),
-        ] {
+        for bad in [json!({"scopes": ["fax"]}), json!({"scopes": []}), json!({"scopes": "chat", "scope": 1})] {
             assert!(serde_json::from_value::<Policy>(bad).is_err());
         }
     }

@@ -91,13 +91,7 @@ mod tests {
 
     #[test]
     fn wire_names_match_the_texts() {
-        for scope in [
-            Scope::Chat,
-            Scope::ChatJoin,
-            Scope::ChatJoinLimited,
-            Scope::Voip,
-            Scope::VoipJoin,
-        ] {
+        for scope in [Scope::Chat, Scope::ChatJoin, Scope::ChatJoinLimited, Scope::Voip, Scope::VoipJoin] {
             assert_eq!(serde_json::to_value(scope).unwrap(), scope.as_str());
         }
     }

@@ -73,11 +73,7 @@ impl Lifetime {
     /// # Errors
     /// [`LifetimeError`] outside 60 to 1440.
     pub fn from_minutes(minutes: u64) -> Result<Self, LifetimeError> {
-        u16::try_from(minutes)
-            .ok()
-            .filter(|m| (60..=1440).contains(m))
-            .map(Self)
-            .ok_or(LifetimeError)
+        u16::try_from(minutes).ok().filter(|m| (60..=1440).contains(m)).map(Self).ok_or(LifetimeError)
     }
 
     /// Returns the number of minutes.

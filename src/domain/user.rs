@@ -149,10 +149,7 @@ impl UserRef {
             return UserId::parse(text).map(Self::Id);
         }
         let (issuer, subject) = text.split_once(':').ok_or(ParseError::UserRef)?;
-        Ok(Self::AppUser(AppUser {
-            issuer: IssuerKey::parse(issuer)?,
-            subject: Subject::parse(subject)?,
-        }))
+        Ok(Self::AppUser(AppUser { issuer: IssuerKey::parse(issuer)?, subject: Subject::parse(subject)? }))
     }
 }
 
@@ -288,10 +285,7 @@ mod tests {
         assert_eq!(id.resource_guid(), "ac80d96a-85de-48b1-995d-a3a3fa3627c8");
         assert_eq!(id.as_str(), text);
         let gov = "8:gcch-acs:ac80d96a-85de-48b1-995d-a3a3fa3627c8_1";
-        assert_eq!(
-            AcsId::parse(gov).unwrap().resource_guid(),
-            "ac80d96a-85de-48b1-995d-a3a3fa3627c8"
-        );
+        assert_eq!(AcsId::parse(gov).unwrap().resource_guid(), "ac80d96a-85de-48b1-995d-a3a3fa3627c8");
     }
 
     #[test]
@@ -312,13 +306,7 @@ mod tests {
     fn user_ids_round_trip_and_others_are_refused() {
         let id = UserId::random();
         assert_eq!(UserId::parse(id.as_str()), Ok(id.clone()));
-        for text in [
-            "u_",
-            "u_XYZ",
-            "dev:alice",
-            &id.as_str().to_uppercase(),
-            &format!("{id}0"),
-        ] {
+        for text in ["u_", "u_XYZ", "dev:alice", &id.as_str().to_uppercase(), &format!("{id}0")] {
             assert_eq!(UserId::parse(text), Err(ParseError::UserId), "{text}");
         }
     }

@@ -55,11 +55,7 @@ impl Action {
             ["identities", id, ":revokeAccessTokens"] => (Method::POST, Self::Revoke((*id).to_owned())),
             _ => return Err(Refusal::not_found()),
         };
-        if *method == allowed {
-            Ok(action)
-        } else {
-            Err(Refusal::method_not_allowed())
-        }
+        if *method == allowed { Ok(action) } else { Err(Refusal::method_not_allowed()) }
     }
 
     pub(super) fn operation(&self) -> Operation {
@@ -89,9 +85,7 @@ impl Version {
     /// Finds the version in the query of `uri`; `host` only serves the wording of the error.
     pub(super) fn of(uri: &Uri, host: &str) -> Result<Self, Refusal> {
         let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-        let asked = pairs
-            .into_iter()
-            .find(|(name, value)| name == "api-version" && !value.is_empty());
+        let asked = pairs.into_iter().find(|(name, value)| name == "api-version" && !value.is_empty());
         let (_, asked) = asked.ok_or_else(Refusal::unspecified_version)?;
         Self::parse(&asked).ok_or_else(|| Refusal::unsupported_version(&format!("http://{host}{}", uri.path()), &asked))
     }
@@ -149,14 +143,8 @@ mod tests {
     #[test]
     fn wrong_method_and_unknown_path_differ() {
         assert_eq!(Action::parse(&Method::GET, "/identities").unwrap_err().status, 405);
-        assert_eq!(
-            Action::parse(&Method::POST, "/identities/x/:other").unwrap_err().status,
-            404
-        );
-        assert_eq!(
-            Action::parse(&Method::DELETE, "/identities/%zz").unwrap_err().status,
-            404
-        );
+        assert_eq!(Action::parse(&Method::POST, "/identities/x/:other").unwrap_err().status, 404);
+        assert_eq!(Action::parse(&Method::DELETE, "/identities/%zz").unwrap_err().status, 404);
     }
 
     #[test]

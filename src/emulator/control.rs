@@ -61,10 +61,7 @@ pub(super) async fn introspect(State(shared): State<Arc<Shared>>, body: Body) ->
     let body: Introspect = serde_json::from_slice(&read(body).await?)
         .map_err(|_| Refusal::validation("The request body must be {\"token\": text}.").at("token"))?;
     let Some(claims) = shared.mint.claims(&body.token) else {
-        return Ok(Json(Introspection {
-            reason: Some("unknown_token"),
-            ..Introspection::default()
-        }));
+        return Ok(Json(Introspection { reason: Some("unknown_token"), ..Introspection::default() }));
     };
     let identity = claims.identity();
     let now = shared.clock.now().timestamp();

@@ -34,18 +34,14 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
         return Refusal::not_found().into_response();
     }
     let request_id = request.headers().get("x-ms-client-request-id").cloned();
-    let mut response = answer(shared, request)
-        .await
-        .unwrap_or_else(IntoResponse::into_response);
+    let mut response = answer(shared, request).await.unwrap_or_else(IntoResponse::into_response);
     add_headers(&mut response, request_id);
     response
 }
 
 /// Reads a whole body of tolerable size.
 pub(super) async fn read(body: Body) -> Result<Bytes, Refusal> {
-    axum::body::to_bytes(body, BODY_LIMIT_BYTES)
-        .await
-        .map_err(|_| Refusal::body_too_large())
+    axum::body::to_bytes(body, BODY_LIMIT_BYTES).await.map_err(|_| Refusal::body_too_large())
 }
 
 async fn answer(shared: Arc<Shared>, request: Request) -> Result<Response, Refusal> {
@@ -59,18 +55,8 @@ async fn answer(shared: Arc<Shared>, request: Request) -> Result<Response, Refus
     let action = Action::parse(&parts.method, parts.uri.path())?;
     let operation = action.operation();
     shared.counters.call(operation);
-    let host = parts
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
-    let call = Call {
-        action,
-        uri: parts.uri,
-        host,
-        body,
-    };
+    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    let call = Call { action, uri: parts.uri, host, body };
 
     let Some(fault) = shared.faults.draw(operation) else {
         return shared.act(&call);
@@ -86,10 +72,7 @@ async fn spoil(fault: Kind, shared: Arc<Shared>, call: Call) -> Result<Response,
             tokio::time::sleep(delay).await;
             shared.act(&call)
         }
-        Kind::Status {
-            status,
-            retry_after_seconds,
-        } => {
+        Kind::Status { status, retry_after_seconds } => {
             if status == StatusCode::TOO_MANY_REQUESTS {
                 shared.counters.throttled.add_one();
             }

@@ -38,10 +38,7 @@ pub(super) enum Kind {
     /// Waits, then acts and answers.
     Delay(Duration),
     /// Answers without acting.
-    Status {
-        status: StatusCode,
-        retry_after_seconds: Option<u64>,
-    },
+    Status { status: StatusCode, retry_after_seconds: Option<u64> },
     /// Neither acts nor answers.
     Hang,
     /// Closes the connection without acting.
@@ -89,11 +86,7 @@ impl Rule {
         let rules = body.get("rules").and_then(Value::as_array).ok_or_else(bad_list)?;
         let parse = |(index, rule): (usize, &Value)| {
             let members = rule.as_object().ok_or_else(bad_list)?;
-            Members {
-                path: format!("rules[{index}]"),
-                members,
-            }
-            .rule()
+            Members { path: format!("rules[{index}]"), members }.rule()
         };
         rules.iter().enumerate().map(parse).collect()
     }
@@ -105,10 +98,7 @@ impl Rule {
             Kind::Delay(delay) | Kind::Late(delay) => {
                 rule["delayMs"] = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).into();
             }
-            Kind::Status {
-                status,
-                retry_after_seconds,
-            } => {
+            Kind::Status { status, retry_after_seconds } => {
                 rule["status"] = status.as_u16().into();
                 if let Some(seconds) = retry_after_seconds {
                     rule["retryAfterSeconds"] = seconds.into();
@@ -150,15 +140,7 @@ struct Members<'a> {
 }
 
 impl Members<'_> {
-    const KNOWN: [&'static str; 7] = [
-        "operation",
-        "kind",
-        "status",
-        "retryAfterSeconds",
-        "delayMs",
-        "share",
-        "count",
-    ];
+    const KNOWN: [&'static str; 7] = ["operation", "kind", "status", "retryAfterSeconds", "delayMs", "share", "count"];
 
     fn rule(&self) -> Result<Rule, Refusal> {
         if let Some(unknown) = self.members.keys().find(|name| !Self::KNOWN.contains(&name.as_str())) {
@@ -194,8 +176,7 @@ impl Members<'_> {
     fn kind(&self) -> Result<Kind, Refusal> {
         let wait = || {
             let ms = self.number("delayMs", 0, LONGEST_DELAY_MS)?;
-            ms.map(Duration::from_millis)
-                .ok_or_else(|| self.bad("delayMs", "is required by this kind"))
+            ms.map(Duration::from_millis).ok_or_else(|| self.bad("delayMs", "is required by this kind"))
         };
         match self.get("kind").and_then(Value::as_str) {
             Some("delay") => Ok(Kind::Delay(wait()?)),
@@ -217,9 +198,7 @@ impl Members<'_> {
     fn number(&self, name: &str, least: u64, most: u64) -> Result<Option<u64>, Refusal> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let number = value.as_u64().filter(|number| (least..=most).contains(number));
-        number
-            .map(Some)
-            .ok_or_else(|| self.bad(name, &format!("must be a whole number from {least} to {most}")))
+        number.map(Some).ok_or_else(|| self.bad(name, &format!("must be a whole number from {least} to {most}")))
     }
 
     fn get(&self, name: &str) -> Option<&Value> {

@@ -35,11 +35,7 @@ impl Grant {
     ///
     /// A choice: an empty list of scopes is the same as none.
     pub(super) fn for_create(body: &[u8], version: Version) -> Result<Option<Self>, Refusal> {
-        let body = if body.is_empty() {
-            CreateBody::default()
-        } else {
-            read(body)?
-        };
+        let body = if body.is_empty() { CreateBody::default() } else { read(body)? };
         let minutes = minutes(body.expires_in_minutes, version)?;
         let scopes = body.create_token_with_scopes.unwrap_or_default();
         check_scopes(&scopes, version)?;
@@ -58,10 +54,7 @@ impl Grant {
             return Err(Refusal::validation("Invalid scopes - Scopes field is required.").at("scopes"));
         }
         check_scopes(&scopes, version)?;
-        Ok(Self {
-            scopes,
-            minutes: minutes(body.expires_in_minutes, version)?,
-        })
+        Ok(Self { scopes, minutes: minutes(body.expires_in_minutes, version)? })
     }
 }
 
@@ -100,10 +93,7 @@ mod tests {
     use super::*;
 
     fn detail(refusal: Refusal) -> (String, Option<String>) {
-        (
-            refusal.detail.message.into_owned(),
-            refusal.detail.target.map(Into::into),
-        )
+        (refusal.detail.message.into_owned(), refusal.detail.target.map(Into::into))
     }
 
     #[test]
@@ -113,17 +103,11 @@ mod tests {
             let (message, target) = detail(Grant::for_issue(body.as_bytes(), Version::V20221001).unwrap_err());
             assert!(message.starts_with(&format!("ExpiresInMinutes value {minutes} is invalid.")));
             assert_eq!(target.as_deref(), Some("ExpiresInMinutes"));
-            assert_eq!(
-                Grant::for_issue(body.as_bytes(), Version::V20220601).unwrap().minutes,
-                1440
-            );
+            assert_eq!(Grant::for_issue(body.as_bytes(), Version::V20220601).unwrap().minutes, 1440);
         }
         for minutes in [60, 1440] {
             let body = format!(r#"{{"scopes":["chat"],"expiresInMinutes":{minutes}}}"#);
-            assert_eq!(
-                Grant::for_issue(body.as_bytes(), Version::V20250630).unwrap().minutes,
-                minutes
-            );
+            assert_eq!(Grant::for_issue(body.as_bytes(), Version::V20250630).unwrap().minutes, minutes);
         }
     }
 
@@ -131,12 +115,7 @@ mod tests {
     fn join_scopes_need_their_version() {
         let body = br#"{"scopes":["chat.join","voip.join","chat.join.limited"]}"#;
         assert_eq!(Grant::for_issue(body, Version::V20231001).unwrap().scopes.len(), 3);
-        assert_eq!(
-            detail(Grant::for_issue(body, Version::V20221001).unwrap_err())
-                .1
-                .as_deref(),
-            Some("scopes")
-        );
+        assert_eq!(detail(Grant::for_issue(body, Version::V20221001).unwrap_err()).1.as_deref(), Some("scopes"));
     }
 
     #[test]

@@ -27,9 +27,7 @@ impl Resource {
         let digest = mac.chain_update(b"resource id of the emulator").finalize().into_bytes();
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&digest[..16]);
-        Self {
-            guid: uuid::Builder::from_random_bytes(bytes).into_uuid().to_string(),
-        }
+        Self { guid: uuid::Builder::from_random_bytes(bytes).into_uuid().to_string() }
     }
 
     pub(super) fn guid(&self) -> &str {
@@ -49,11 +47,7 @@ impl Resource {
     pub(super) fn check(&self, id: &str) -> Result<(), Refusal> {
         let (cloud, guid) =
             parse(id).ok_or_else(|| Refusal::validation("Provided identity has invalid format.").at("identity"))?;
-        if cloud == "acs" && guid == self.guid {
-            Ok(())
-        } else {
-            Err(Refusal::identity_not_owned())
-        }
+        if cloud == "acs" && guid == self.guid { Ok(()) } else { Err(Refusal::identity_not_owned()) }
     }
 }
 
@@ -91,11 +85,7 @@ mod tests {
             assert_eq!(resource.check(&foreign).unwrap_err().detail.code, "IdentityNotOwned");
         }
         for malformed in ["", "alice", "8:acs:x_y", &format!("{own}_{ZERO}"), &own[2..]] {
-            assert_eq!(
-                resource.check(malformed).unwrap_err().detail.code,
-                "ValidationError",
-                "{malformed}"
-            );
+            assert_eq!(resource.check(malformed).unwrap_err().detail.code, "ValidationError", "{malformed}");
         }
     }
 }

@@ -53,9 +53,7 @@ impl Shared {
             Action::Revoke(id) => {
                 self.resource.check(id)?;
                 let now = self.clock.now().timestamp();
-                self.identities
-                    .revoke(id, now)
-                    .map_err(|_| Refusal::identity_not_found())?;
+                self.identities.revoke(id, now).map_err(|_| Refusal::identity_not_found())?;
                 Ok(StatusCode::NO_CONTENT.into_response())
             }
             Action::Delete(id) => {
@@ -70,13 +68,7 @@ impl Shared {
         let id = self.resource.new_identity(self.clock.now());
         self.identities.create(&id);
         let access_token = grant.map(|grant| self.access_token(&id, &grant)).transpose()?;
-        success(
-            StatusCode::CREATED,
-            &Created {
-                identity: IdentityBody { id },
-                access_token,
-            },
-        )
+        success(StatusCode::CREATED, &Created { identity: IdentityBody { id }, access_token })
     }
 
     fn issue(&self, id: &str, grant: &Grant) -> Result<Response, Refusal> {
@@ -89,18 +81,9 @@ impl Shared {
         let now = self.clock.now();
         let expires_on = now + TimeDelta::minutes(grant.minutes);
         let (issued, expires) = (now.timestamp(), expires_on.timestamp());
-        let serial = self
-            .identities
-            .issue(id, issued, expires)
-            .map_err(|_| Refusal::identity_not_found())?;
-        let token = self
-            .mint
-            .token(id, &grant.scopes, issued, expires, serial)
-            .ok_or_else(Refusal::internal)?;
-        Ok(AccessToken {
-            token,
-            expires_on: round_trip(expires_on),
-        })
+        let serial = self.identities.issue(id, issued, expires).map_err(|_| Refusal::identity_not_found())?;
+        let token = self.mint.token(id, &grant.scopes, issued, expires, serial).ok_or_else(Refusal::internal)?;
+        Ok(AccessToken { token, expires_on: round_trip(expires_on) })
     }
 }
 

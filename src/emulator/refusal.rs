@@ -42,17 +42,8 @@ impl Refusal {
         code: impl Into<Cow<'static, str>>,
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
-        let detail = Detail {
-            code: code.into(),
-            message: message.into(),
-            target: None,
-            inner_error: None,
-        };
-        Self {
-            status,
-            detail,
-            retry_after_seconds: None,
-        }
+        let detail = Detail { code: code.into(), message: message.into(), target: None, inner_error: None };
+        Self { status, detail, retry_after_seconds: None }
     }
 
     /// Names the member of the request that is at fault.
@@ -76,11 +67,7 @@ impl Refusal {
 
     /// A choice: no answer of ACS about a deleted identity was recorded, but the SDKs map 404 to an error of its own.
     pub(super) fn identity_not_found() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "IdentityNotFound",
-            "Provided identity doesn't exist.",
-        )
+        Self::new(StatusCode::NOT_FOUND, "IdentityNotFound", "Provided identity doesn't exist.")
     }
 
     pub(super) fn not_found() -> Self {
@@ -88,19 +75,11 @@ impl Refusal {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "MethodNotAllowed",
-            "No operation of this path has this method.",
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "No operation of this path has this method.")
     }
 
     pub(super) fn body_too_large() -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "PayloadTooLarge",
-            "The request body is too large or was cut short.",
-        )
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", "The request body is too large or was cut short.")
     }
 
     pub(super) fn unspecified_version() -> Self {
@@ -118,11 +97,7 @@ impl Refusal {
     }
 
     pub(super) fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "InternalError",
-            "The emulator failed.",
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "The emulator failed.")
     }
 
     fn version(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
@@ -136,9 +111,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(Envelope { error: self.detail })).into_response();
         if let Some(seconds) = self.retry_after_seconds {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -52,8 +52,7 @@ pub(super) fn verify(parts: &Parts, body: &[u8], keys: &[AccessKey], now: DateTi
     let method = parts.method.as_str();
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let matches = |target: &str, values: &[&[u8]]| {
-        keys.iter()
-            .any(|key| sign(key, method, target, values).verify_slice(&claimed).is_ok())
+        keys.iter().any(|key| sign(key, method, target, values).verify_slice(&claimed).is_ok())
     };
     if matches(target, &signed.values) {
         return Ok(());
@@ -80,20 +79,12 @@ impl<'a> Signed<'a> {
         let date = DATES.into_iter().find_map(index)?;
         let content_hash = index(CONTENT_HASH)?;
         let host_index = index("host")?;
-        Some(Self {
-            date: values[date],
-            content_hash: values[content_hash],
-            host_index,
-            values,
-        })
+        Some(Self { date: values[date], content_hash: values[content_hash], host_index, values })
     }
 
     /// Finds out whether an old client's habit explains a mismatch, which only serves the log.
     fn known_fault(&self, target: &str, matches: impl Fn(&str, &[&[u8]]) -> bool) -> Option<&'static str> {
-        if target
-            .strip_prefix('/')
-            .is_some_and(|target| matches(target, &self.values))
-        {
+        if target.strip_prefix('/').is_some_and(|target| matches(target, &self.values)) {
             return Some("the path was signed without its leading slash");
         }
         let host = [self.values[self.host_index], b"/"].concat();
@@ -106,10 +97,8 @@ impl<'a> Signed<'a> {
 /// Splits `HMAC-SHA256 SignedHeaders=…&Signature=…` into the names and the decoded signature.
 fn parse(authorization: &[u8]) -> Option<(&str, Vec<u8>)> {
     let text = std::str::from_utf8(authorization).ok()?;
-    let (names, signature) = text
-        .strip_prefix("HMAC-SHA256 ")?
-        .strip_prefix("SignedHeaders=")?
-        .split_once("&Signature=")?;
+    let (names, signature) =
+        text.strip_prefix("HMAC-SHA256 ")?.strip_prefix("SignedHeaders=")?.split_once("&Signature=")?;
     Some((names, BASE64_STANDARD.decode(signature).ok()?))
 }
 
@@ -122,9 +111,7 @@ fn sole<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
 
 fn parse_date(value: &[u8]) -> Option<DateTime<Utc>> {
     let text = std::str::from_utf8(value).ok()?;
-    NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT")
-        .ok()
-        .map(|date| date.and_utc())
+    NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT").ok().map(|date| date.and_utc())
 }
 
 fn sign(key: &AccessKey, method: &str, target: &str, values: &[&[u8]]) -> Hmac<Sha256> {
@@ -171,12 +158,7 @@ mod tests {
         }
         let key = AccessKey::parse(text(vector, "access_key_base64")).unwrap();
         let date = parse_date(text(vector, "date").as_bytes()).unwrap();
-        (
-            request.body(()).unwrap().into_parts().0,
-            text(vector, "body").to_owned(),
-            key,
-            date,
-        )
+        (request.body(()).unwrap().into_parts().0, text(vector, "body").to_owned(), key, date)
     }
 
     #[test]
@@ -202,22 +184,10 @@ mod tests {
         assert_eq!(edited(|_| ()), Ok(()));
         let edits: [(Edit, Denial); 7] = [
             (|parts| parts.method = "PUT".parse().unwrap(), Denial::Signature),
-            (
-                |parts| parts.uri = "/identities?api-version=2022-10-01".parse().unwrap(),
-                Denial::Signature,
-            ),
-            (
-                |parts| parts.uri = "/identities/?api-version=2023-10-01".parse().unwrap(),
-                Denial::Signature,
-            ),
-            (
-                |parts| *parts.headers.get_mut("host").unwrap() = "x".parse().unwrap(),
-                Denial::Signature,
-            ),
-            (
-                |parts| _ = parts.headers.append("host", "x".parse().unwrap()),
-                Denial::SignedHeaders,
-            ),
+            (|parts| parts.uri = "/identities?api-version=2022-10-01".parse().unwrap(), Denial::Signature),
+            (|parts| parts.uri = "/identities/?api-version=2023-10-01".parse().unwrap(), Denial::Signature),
+            (|parts| *parts.headers.get_mut("host").unwrap() = "x".parse().unwrap(), Denial::Signature),
+            (|parts| _ = parts.headers.append("host", "x".parse().unwrap()), Denial::SignedHeaders),
             (|parts| _ = parts.headers.remove("x-ms-date"), Denial::SignedHeaders),
             (|parts| _ = parts.headers.remove("authorization"), Denial::Authorization),
         ];
@@ -231,14 +201,8 @@ mod tests {
     #[test]
     fn date_may_be_fifteen_minutes_off() {
         let (parts, body, key, now) = request(&vectors()[0]);
-        let at = |offset: i64| {
-            verify(
-                &parts,
-                body.as_bytes(),
-                std::slice::from_ref(&key),
-                now + TimeDelta::seconds(offset),
-            )
-        };
+        let at =
+            |offset: i64| verify(&parts, body.as_bytes(), std::slice::from_ref(&key), now + TimeDelta::seconds(offset));
         assert_eq!([at(900), at(-900)], [Ok(()), Ok(())]);
         assert_eq!([at(901), at(-901)], [Err(Denial::Date), Err(Denial::Date)]);
     }

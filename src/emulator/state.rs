@@ -61,10 +61,7 @@ pub(super) enum Standing {
 
 impl Identities {
     pub(super) fn new(strict: bool) -> Self {
-        Self {
-            strict,
-            inner: Mutex::default(),
-        }
+        Self { strict, inner: Mutex::default() }
     }
 
     /// Records a new identity, whose id nobody else can have.
@@ -116,14 +113,11 @@ impl Identities {
     }
 
     pub(super) fn report(&self, id: &str, now: i64) -> Report {
-        self.lock()
-            .seen
-            .get(id)
-            .map_or_else(Report::default, |identity| Report {
-                exists: !identity.deleted,
-                issued: identity.issued,
-                active: identity.unrevoked.iter().filter(|token| token.expires > now).count(),
-            })
+        self.lock().seen.get(id).map_or_else(Report::default, |identity| Report {
+            exists: !identity.deleted,
+            issued: identity.issued,
+            active: identity.unrevoked.iter().filter(|token| token.expires > now).count(),
+        })
     }
 
     /// Judges a token that this process issued.
@@ -184,14 +178,7 @@ mod tests {
         let next_second = identities.issue("a", 11, 100).unwrap();
         let standings = [before, same_second, next_second].map(|serial| identities.standing("a", serial, 100, 12));
         assert_eq!(standings, [Standing::Revoked, Standing::Revoked, Standing::Active]);
-        assert_eq!(
-            identities.report("a", 12),
-            Report {
-                exists: true,
-                issued: 3,
-                active: 1
-            }
-        );
+        assert_eq!(identities.report("a", 12), Report { exists: true, issued: 3, active: 1 });
         assert_eq!(identities.report("a", 100).active, 0);
     }
 

@@ -59,20 +59,9 @@ impl Mint {
         let sha1 = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, key.public_key().as_ref());
         let key_id = upper_hex(sha1.as_ref());
         let thumbprint = BASE64_URL_SAFE_NO_PAD.encode(sha1);
-        let header = Header {
-            alg: "RS256",
-            kid: &key_id,
-            x5t: &thumbprint,
-            typ: "JWT",
-        };
+        let header = Header { alg: "RS256", kid: &key_id, x5t: &thumbprint, typ: "JWT" };
         let encoded_header = encode(&header).ok_or(Error::SigningKey)?;
-        Ok(Self {
-            key,
-            key_id,
-            thumbprint,
-            encoded_header,
-            resource: resource.guid().to_owned(),
-        })
+        Ok(Self { key, key_id, thumbprint, encoded_header, resource: resource.guid().to_owned() })
     }
 
     /// Makes a token; `issued` and `expires` are seconds since 1970. None if signing fails, which it has no reason to.
@@ -98,14 +87,7 @@ impl Mint {
         };
         let message = format!("{}.{}", self.encoded_header, encode(&claims)?);
         let mut signature = vec![0; self.key.public_modulus_len()];
-        self.key
-            .sign(
-                &RSA_PKCS1_SHA256,
-                &SystemRandom::new(),
-                message.as_bytes(),
-                &mut signature,
-            )
-            .ok()?;
+        self.key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).ok()?;
         Some(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
     }
 
@@ -161,9 +143,7 @@ fn upper_hex(bytes: &[u8]) -> String {
 }
 
 fn encode(value: &impl Serialize) -> Option<String> {
-    serde_json::to_vec(value)
-        .ok()
-        .map(|json| BASE64_URL_SAFE_NO_PAD.encode(json))
+    serde_json::to_vec(value).ok().map(|json| BASE64_URL_SAFE_NO_PAD.encode(json))
 }
 
 #[cfg(test)]
@@ -186,10 +166,7 @@ mod tests {
         let parts: Vec<&str> = token.split('.').collect();
         let text = |part: &str| String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap();
         let (kid, x5t) = (&mint.key_id, &mint.thumbprint);
-        assert_eq!(
-            text(parts[0]),
-            format!(r#"{{"alg":"RS256","kid":"{kid}","x5t":"{x5t}","typ":"JWT"}}"#)
-        );
+        assert_eq!(text(parts[0]), format!(r#"{{"alg":"RS256","kid":"{kid}","x5t":"{x5t}","typ":"JWT"}}"#));
         let payload = concat!(
             r#"{"skypeid":SKYPEID,"scp":SCP,"csi":CSI,"exp":EXP,"rgn":RGN,"acsScope":SCOPES,"#,
             r#""resourceId":RESOURCE,"resourceLocation":LOCATION,"iat":IAT,"emulatorSerial":7}"#
@@ -205,9 +182,7 @@ mod tests {
             ("IAT", "iat"),
         ]
         .iter()
-        .fold(payload.to_owned(), |text, (mark, name)| {
-            text.replace(mark, &sample["payload"][name].to_string())
-        })
+        .fold(payload.to_owned(), |text, (mark, name)| text.replace(mark, &sample["payload"][name].to_string()))
         .replace("RESOURCE", &json!(mint.resource).to_string());
         assert_eq!(text(parts[1]), payload);
         assert_eq!(parts[2].len(), 342);
@@ -232,12 +207,9 @@ mod tests {
         let key = &mint.key_set()["keys"][0];
         let part = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(key[name].as_str().unwrap()).unwrap();
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap();
-        PublicKeyComponents {
-            n: part("n"),
-            e: part("e"),
-        }
-        .verify(&RSA_PKCS1_2048_8192_SHA256, message.as_bytes(), &signature)
-        .unwrap();
+        PublicKeyComponents { n: part("n"), e: part("e") }
+            .verify(&RSA_PKCS1_2048_8192_SHA256, message.as_bytes(), &signature)
+            .unwrap();
         let kid = key["kid"].as_str().unwrap();
         assert_eq!(kid, upper_hex(&part("x5t")));
     }

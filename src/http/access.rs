@@ -98,24 +98,13 @@ change!(
     responses(
         (status = 200, description = "Done, at ACS too.", body = ChangeResponse),
         (status = 202, description = "Accepted for good, and being retried until ACS confirms it.", body = ChangeResponse),
-        (status = 401, description = "`missing_credentials`, `invalid_token`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "`missing_credentials`, `invalid_token`, `login_superseded`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "`store_unavailable`, `keys_unavailable`: nothing was accepted", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn revoke_me(State(api): State<Api>, Login(login): Login, Traced(trace): Traced) -> Changed {
-    let order = Order {
-        actor: None,
-        reason: None,
-        trace,
-    };
-    let kind = FenceKind::Revoke {
-        reject_older_logins: true,
-    };
-    Ok(view::changed(
-        api.service
-            .fence(&UserRef::AppUser(login.app_user), kind, &order)
-            .await?,
-    ))
+    let order = Order { actor: None, reason: None, trace };
+    Ok(view::changed(api.service.revoke_me(&login, &order).await?))
 }
 
 /// Delete oneself.
@@ -132,11 +121,7 @@ pub(super) async fn revoke_me(State(api): State<Api>, Login(login): Login, Trace
     )
 )]
 pub(super) async fn delete_me(State(api): State<Api>, Login(login): Login, Traced(trace): Traced) -> Changed {
-    let order = Order {
-        actor: None,
-        reason: None,
-        trace,
-    };
+    let order = Order { actor: None, reason: None, trace };
     Ok(view::changed(api.service.delete_me(&login, &order).await?))
 }
 
@@ -165,9 +150,5 @@ fn order(operator: &Operator, trace: Trace, request: ChangeRequest) -> Result<Or
         let detail = format!("`reason`: at most {MAX_REASON_CHARACTERS} characters, without NUL");
         return Err(Problem::new(Code::InvalidRequest).detail(detail));
     }
-    Ok(Order {
-        actor: Some(operator.actor()),
-        reason: request.reason,
-        trace,
-    })
+    Ok(Order { actor: Some(operator.actor()), reason: request.reason, trace })
 }

@@ -43,10 +43,7 @@ impl Lifecycle {
 
 /// Builds the admin router.
 pub fn router(api: Api, lifecycle: Lifecycle) -> Router {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .with_state((api, lifecycle))
+    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).with_state((api, lifecycle))
 }
 
 /// Ready is who has started and is not stopping: were every replica to leave the load balancer when the database is away,
@@ -56,19 +53,11 @@ async fn readyz(State((api, lifecycle)): State<(Api, Lifecycle)>) -> (StatusCode
     let status = lifecycle.word();
     // A probe has no patience: a database that takes longer is as good as away.
     let database = tokio::time::timeout(Duration::from_millis(500), api.service.check_store()).await;
-    let code = if status == "ready" {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = Readiness {
         status: status.to_owned(),
         database: word(database.is_ok_and(|answer| answer.is_ok())),
-        keys: api
-            .authenticator
-            .readiness()
-            .map(|(key, ready)| (key.to_owned(), word(ready)))
-            .collect(),
+        keys: api.authenticator.readiness().map(|(key, ready)| (key.to_owned(), word(ready))).collect(),
     };
     (code, Json(body))
 }

@@ -37,10 +37,8 @@ pub(super) async fn list_audit(
 ) -> Result<Json<AuditPage>, Problem> {
     operator.must_be_one_of(&[Role::Viewer])?;
     let limit = paging::limit(query.limit)?;
-    let same_query = format!(
-        "audit {:?} {:?} {:?} {:?} {:?}",
-        query.user, query.actor, query.action, query.since, query.until
-    );
+    let same_query =
+        format!("audit {:?} {:?} {:?} {:?} {:?}", query.user, query.actor, query.action, query.since, query.until);
     let before = paging::after(query.cursor.as_deref(), &same_query, |text| text.parse().ok())?;
     let user = match query.user.as_deref().map(UserRef::parse) {
         None => None,
@@ -49,10 +47,10 @@ pub(super) async fn list_audit(
         Some(Ok(user)) => Some(api.service.user(&user).await?.id),
         Some(Err(error)) => return Err(Problem::new(Code::InvalidRequest).detail(format!("`user`: {error}"))),
     };
-    let (first, last) = (
-        DateTime::UNIX_EPOCH,
-        DateTime::from_timestamp(253_402_300_799, 0).unwrap_or_default(),
-    );
+    if query.actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
+        return Err(Problem::new(Code::InvalidRequest).detail("`actor`: must not have NUL"));
+    }
+    let (first, last) = (DateTime::UNIX_EPOCH, DateTime::from_timestamp(253_402_300_799, 0).unwrap_or_default());
     let filter = AuditFilter {
         user,
         actor: query.actor,
@@ -65,8 +63,5 @@ pub(super) async fn list_audit(
     let is_full = i64::try_from(events.len()).is_ok_and(|count| count == limit);
     let last = events.last().filter(|_| is_full);
     let next_cursor = last.map(|last| paging::cursor(&same_query, &last.id.to_string()));
-    Ok(Json(AuditPage {
-        events: events.into_iter().map(view::audit_event).collect(),
-        next_cursor,
-    }))
+    Ok(Json(AuditPage { events: events.into_iter().map(view::audit_event).collect(), next_cursor }))
 }

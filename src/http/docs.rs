@@ -32,17 +32,13 @@ impl Modify for Security {
         let login = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("JWT")
-            .description(Some(
-                "The app user's own login: a JWT of a configured identity provider.",
-            ))
+            .description(Some("The app user's own login: a JWT of a configured identity provider."))
             .build();
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("login", SecurityScheme::Http(login));
         let key = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some(
-                "An operator's key, `atv_<name>_<random>`; `ops-key new` makes one.",
-            ))
+            .description(Some("An operator's key, `atv_<name>_<random>`; `ops-key new` makes one."))
             .build();
         components.add_security_scheme("operatorKey", SecurityScheme::Http(key));
     }
@@ -59,8 +55,10 @@ pub(super) fn router(openapi: openapi::OpenApi, page: bool) -> Router {
     const POLICY: &str =
         "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
     let page: Router = SwaggerUi::new("/docs").config(Config::from("/openapi.json")).into();
-    document.merge(page.layer(SetResponseHeaderLayer::overriding(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(POLICY),
-    )))
+    document.merge(
+        page.layer(SetResponseHeaderLayer::overriding(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static(POLICY),
+        )),
+    )
 }

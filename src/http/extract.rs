@@ -96,9 +96,7 @@ impl<S: Send + Sync> FromRequestParts<S> for UserPath {
             .extract::<axum::extract::Path<String>>()
             .await
             .map_err(|_| invalid("the user in the path is not percent-encoded UTF-8".to_owned()))?;
-        UserRef::parse(&text)
-            .map(Self)
-            .map_err(|error| invalid(format!("the user in the path: {error}")))
+        UserRef::parse(&text).map(Self).map_err(|error| invalid(format!("the user in the path: {error}")))
     }
 }
 
@@ -110,8 +108,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IdPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let id = parts.extract::<axum::extract::Path<Uuid>>().await;
-        id.map(|axum::extract::Path(id)| Self(id))
-            .map_err(|_| Problem::new(Code::NotFound))
+        id.map(|axum::extract::Path(id)| Self(id)).map_err(|_| Problem::new(Code::NotFound))
     }
 }
 
@@ -126,10 +123,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
             Err(rejection) => {
                 let text = rejection.body_text();
-                let detail = text
-                    .strip_prefix("Failed to deserialize query string: ")
-                    .unwrap_or(&text)
-                    .to_owned();
+                let detail = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned();
                 Err(Problem::new(Code::InvalidRequest).detail(format!("the query: {detail}")))
             }
         }
@@ -175,12 +169,10 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
 /// Reads a body that, if there is one, must be declared as JSON.
 async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Option<Bytes>, Problem> {
     let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
-    let body = Bytes::from_request(request, state)
-        .await
-        .map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::PayloadTooLarge),
-            _ => Problem::new(Code::InvalidRequest).detail("the body could not be read"),
-        })?;
+    let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::PayloadTooLarge),
+        _ => Problem::new(Code::InvalidRequest).detail("the body could not be read"),
+    })?;
     if body.is_empty() {
         return Ok(None);
     }
@@ -201,11 +193,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        let place = if path == "." {
-            "the body".to_owned()
-        } else {
-            format!("`{path}`")
-        };
+        let place = if path == "." { "the body".to_owned() } else { format!("`{path}`") };
         invalid(format!("{place}: {}", error.inner()))
     })?;
     json.end().map_err(|error| invalid(format!("the body: {error}")))?;

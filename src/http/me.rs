@@ -28,8 +28,6 @@ pub(super) async fn get_me(State(api): State<Api>, Login(login): Login) -> Resul
     Ok(Json(MeResponse {
         id: me.user.id.as_str().to_owned(),
         endpoint: api.service.endpoint().to_owned(),
-        user: CommunicationUser {
-            communication_user_id: me.acs_id.as_str().to_owned(),
-        },
+        user: CommunicationUser { communication_user_id: me.acs_id.as_str().to_owned() },
     }))
 }

@@ -35,11 +35,7 @@ pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
     let is_plain = |text: &&str| {
         (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
     };
-    let given = request
-        .headers()
-        .get(&REQUEST_ID)
-        .and_then(|value| value.to_str().ok())
-        .filter(is_plain);
+    let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_plain);
     let id = given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
     let value = HeaderValue::from_str(&id);
     request.extensions_mut().insert(RequestId(id));
@@ -56,10 +52,7 @@ pub(super) struct ClientAddress(pub(super) Option<IpAddr>);
 
 /// Finds out who sent the request: the peer, or what trusted proxies say of theirs.
 pub(super) async fn client_address(trusted: Arc<[IpNet]>, mut request: Request, next: Next) -> Response {
-    let peer = request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|info| info.0.ip().to_canonical());
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
     let client = peer.map(|peer| behind_proxies(peer, request.headers(), &trusted));
     request.extensions_mut().insert(ClientAddress(client));
     next.run(request).await
@@ -68,10 +61,7 @@ pub(super) async fn client_address(trusted: Arc<[IpNet]>, mut request: Request, 
 /// Walks `X-Forwarded-For` from its end, where the nearest proxy wrote, as long as who wrote is trusted.
 fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    let forwarded = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let mut hops: Vec<_> = forwarded.flat_map(|line| line.split(',')).map(str::trim).collect();
     let mut client = peer;
     while is_trusted(&client) {
@@ -85,10 +75,7 @@ fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
 
 /// Opens the span of a request; the route is logged as its template, because a path may name a person.
 pub(super) fn span(request: &Request) -> Span {
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("-", MatchedPath::as_str);
+    let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
     let id = request.extensions().get::<RequestId>().map_or("-", |id| id.0.as_str());
     tracing::info_span!("request", method = %request.method(), route, id)
 }
@@ -101,10 +88,7 @@ pub(super) fn log_response(response: &Response, latency: Duration, _: &Span) {
 
 /// Gives problems their body, and logs them: the one place where failures of requests are logged.
 pub(super) async fn render_problems(request: Request, next: Next) -> Response {
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .map_or_else(String::new, |id| id.0.clone());
+    let id = request.extensions().get::<RequestId>().map_or_else(String::new, |id| id.0.clone());
     let response = next.run(request).await;
     let Some(problem) = response.extensions().get::<Problem>().cloned() else {
         return response;
@@ -123,10 +107,7 @@ pub(super) async fn render_problems(request: Request, next: Next) -> Response {
     let (mut parts, _) = response.into_parts();
     let (body_parts, body) = Json(document).into_response().into_parts();
     parts.headers.extend(body_parts.headers);
-    parts.headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     parts.headers.remove(header::CONTENT_LENGTH);
     for (name, value) in problem.headers() {
         parts.headers.insert(name, value);
@@ -144,10 +125,7 @@ pub(super) async fn deadline(timeout: Duration, request: Request, next: Next) ->
 
 /// Lets the configured browser origins call.
 pub(super) fn cors(origins: &[String]) -> CorsLayer {
-    let origins: Vec<HeaderValue> = origins
-        .iter()
-        .filter_map(|origin| HeaderValue::from_str(origin).ok())
-        .collect();
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
@@ -180,16 +158,9 @@ mod tests {
             }
             behind_proxies(peer.parse().unwrap(), &headers, &trusted).to_string()
         };
-        assert_eq!(
-            client("203.0.113.1", &["198.51.100.1"]),
-            "203.0.113.1",
-            "a stranger may write what they like"
-        );
+        assert_eq!(client("203.0.113.1", &["198.51.100.1"]), "203.0.113.1", "a stranger may write what they like");
         assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
-        assert_eq!(
-            client("10.0.0.1", &["1.1.1.1, 198.51.100.1, 192.0.2.7"]),
-            "198.51.100.1"
-        );
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, 198.51.100.1, 192.0.2.7"]), "198.51.100.1");
         assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.1"]), "198.51.100.1");
         assert_eq!(client("10.0.0.1", &["garbage"]), "10.0.0.1");
         assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");

@@ -36,17 +36,11 @@ pub(super) async fn list_operations(
     let same_query = format!("operations {:?}", query.state);
     let after = paging::after(query.cursor.as_deref(), &same_query, |text| text.parse().ok())?;
     let pending = query.state.map(|state| state == OperationState::Pending);
-    let operations = api
-        .service
-        .list_operations(pending, after.unwrap_or(Uuid::nil()), limit)
-        .await?;
+    let operations = api.service.list_operations(pending, after.unwrap_or(Uuid::nil()), limit).await?;
     let is_full = i64::try_from(operations.len()).is_ok_and(|count| count == limit);
     let last = operations.last().filter(|_| is_full);
     let next_cursor = last.map(|last| paging::cursor(&same_query, &last.id.to_string()));
-    Ok(Json(OperationsPage {
-        operations: operations.into_iter().map(view::operation).collect(),
-        next_cursor,
-    }))
+    Ok(Json(OperationsPage { operations: operations.into_iter().map(view::operation).collect(), next_cursor }))
 }
 
 /// Get an operation.

@@ -37,15 +37,8 @@ pub(super) fn after<T>(
     let no_cursor = "`cursor`: is not one that this service gave";
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).map_err(|_| invalid(no_cursor))?;
     let (found, last) = bytes.split_at_checked(MARK_BYTES).ok_or_else(|| invalid(no_cursor))?;
-    let last = std::str::from_utf8(last)
-        .ok()
-        .and_then(parse)
-        .ok_or_else(|| invalid(no_cursor))?;
-    if found == mark(query) {
-        Ok(Some(last))
-    } else {
-        Err(invalid("`cursor`: belongs to another query"))
-    }
+    let last = std::str::from_utf8(last).ok().and_then(parse).ok_or_else(|| invalid(no_cursor))?;
+    if found == mark(query) { Ok(Some(last)) } else { Err(invalid("`cursor`: belongs to another query")) }
 }
 
 fn mark(query: &str) -> [u8; MARK_BYTES] {
@@ -63,17 +56,9 @@ mod tests {
         let read = |cursor, query| after(cursor, query, |text| Some(text.to_owned())).map_err(|problem| problem.detail);
         assert_eq!(read(Some(&given), "users dev").unwrap().unwrap(), "u_1");
         assert_eq!(read(None, "users dev").unwrap(), None);
-        assert!(
-            read(Some(&given), "users main")
-                .unwrap_err()
-                .unwrap()
-                .contains("another query")
-        );
+        assert!(read(Some(&given), "users main").unwrap_err().unwrap().contains("another query"));
         for bad in ["", "!", "AAAA"] {
-            assert!(
-                read(Some(bad), "users dev").unwrap_err().unwrap().contains("not one"),
-                "{bad}"
-            );
+            assert!(read(Some(bad), "users dev").unwrap_err().unwrap().contains("not one"), "{bad}");
         }
     }
 

@@ -54,61 +54,33 @@ impl Code {
             Self::InvalidRequest => (S::BAD_REQUEST, "invalid_request", "The request is not valid"),
             Self::MissingCredentials => (S::UNAUTHORIZED, "missing_credentials", "A login is needed"),
             Self::InvalidToken => (S::UNAUTHORIZED, "invalid_token", "The login is not valid"),
-            Self::LoginSuperseded => (
-                S::UNAUTHORIZED,
-                "login_superseded",
-                "The login is too old: sign in again",
-            ),
+            Self::LoginSuperseded => (S::UNAUTHORIZED, "login_superseded", "The login is too old: sign in again"),
             Self::ScopeNotAllowed => (S::FORBIDDEN, "scope_not_allowed", "The scope is not allowed"),
             Self::UserBlocked => (S::FORBIDDEN, "user_blocked", "The user is blocked"),
             Self::Forbidden => (S::FORBIDDEN, "forbidden", "This is not allowed"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is no such thing"),
-            Self::MethodNotAllowed => (
-                S::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "The method is not allowed here",
-            ),
+            Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here"),
             Self::MappingConflict => (S::CONFLICT, "mapping_conflict", "The mapping is another"),
             Self::UserDeleting => (S::CONFLICT, "user_deleting", "The user is being deleted"),
             Self::PayloadTooLarge => (S::PAYLOAD_TOO_LARGE, "payload_too_large", "The body is too large"),
-            Self::UnsupportedMediaType => (
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "The body must be `application/json`",
-            ),
-            Self::IdempotencyMismatch => (
-                S::UNPROCESSABLE_ENTITY,
-                "idempotency_mismatch",
-                "The idempotency key was used for another request",
-            ),
-            Self::InternalError => (
-                S::INTERNAL_SERVER_ERROR,
-                "internal_error",
-                "Something went wrong on our side",
-            ),
+            Self::UnsupportedMediaType => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body must be `application/json`")
+            }
+            Self::IdempotencyMismatch => {
+                (S::UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The idempotency key was used for another request")
+            }
+            Self::InternalError => (S::INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong on our side"),
             Self::UpstreamRejected => (S::BAD_GATEWAY, "upstream_rejected", "ACS refused the service"),
-            Self::UpstreamThrottled => (
-                S::SERVICE_UNAVAILABLE,
-                "upstream_throttled",
-                "ACS is throttling the service",
-            ),
+            Self::UpstreamThrottled => (S::SERVICE_UNAVAILABLE, "upstream_throttled", "ACS is throttling the service"),
             Self::UpstreamUnavailable => (S::SERVICE_UNAVAILABLE, "upstream_unavailable", "ACS is not available"),
-            Self::StoreUnavailable => (
-                S::SERVICE_UNAVAILABLE,
-                "store_unavailable",
-                "The database is not available",
-            ),
-            Self::KeysUnavailable => (
-                S::SERVICE_UNAVAILABLE,
-                "keys_unavailable",
-                "The keys to check the login are not available",
-            ),
+            Self::StoreUnavailable => (S::SERVICE_UNAVAILABLE, "store_unavailable", "The database is not available"),
+            Self::KeysUnavailable => {
+                (S::SERVICE_UNAVAILABLE, "keys_unavailable", "The keys to check the login are not available")
+            }
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The service is too busy"),
-            Self::OperationInProgress => (
-                S::SERVICE_UNAVAILABLE,
-                "operation_in_progress",
-                "Another operation on the user is not finished",
-            ),
+            Self::OperationInProgress => {
+                (S::SERVICE_UNAVAILABLE, "operation_in_progress", "Another operation on the user is not finished")
+            }
         }
     }
 }
@@ -133,13 +105,7 @@ impl Problem {
             _ => None,
         };
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(DEFAULT_RETRY_AFTER);
-        Self {
-            code,
-            detail: None,
-            retry_after,
-            challenge,
-            cause: None,
-        }
+        Self { code, detail: None, retry_after, challenge, cause: None }
     }
 
     pub(super) fn response(code: Code) -> Response {
@@ -178,16 +144,11 @@ impl Problem {
     pub(super) fn headers(&self) -> impl Iterator<Item = (axum::http::HeaderName, HeaderValue)> {
         use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
         // Rounded up: a caller that comes a moment too early is refused again.
-        let seconds = self
-            .retry_after
-            .map(|wait| wait.as_millis().div_ceil(1000).max(1).to_string());
+        let seconds = self.retry_after.map(|wait| wait.as_millis().div_ceil(1000).max(1).to_string());
         let header = |name, text: Option<&str>| Some((name, HeaderValue::from_str(text?).ok()?));
-        [
-            header(RETRY_AFTER, seconds.as_deref()),
-            header(WWW_AUTHENTICATE, self.challenge.as_deref()),
-        ]
-        .into_iter()
-        .flatten()
+        [header(RETRY_AFTER, seconds.as_deref()), header(WWW_AUTHENTICATE, self.challenge.as_deref())]
+            .into_iter()
+            .flatten()
     }
 }
 
@@ -230,9 +191,9 @@ impl From<auth::Error> for Problem {
 impl From<service::Error> for Problem {
     fn from(error: service::Error) -> Self {
         match error {
-            service::Error::NoGrant => Self::new(Code::Forbidden)
-                .detail("no grant of the policy matches this login")
-                .cause(error),
+            service::Error::NoGrant => {
+                Self::new(Code::Forbidden).detail("no grant of the policy matches this login").cause(error)
+            }
             service::Error::ScopeNotAllowed(scope) => Self::new(Code::ScopeNotAllowed)
                 .detail(format!("this login may not have the scope `{}`", scope.as_str()))
                 .cause(error),
@@ -241,17 +202,16 @@ impl From<service::Error> for Problem {
                 let mut problem = Self::new(Code::LoginSuperseded).cause(error);
                 // RFC 9470 section 3: tells clients to sign the user in anew instead of presenting a cached login again.
                 let max_age = max_age.as_secs();
-                problem.challenge = Some(format!(
-                    "Bearer error=\"insufficient_user_authentication\", max_age=\"{max_age}\""
-                ));
+                problem.challenge =
+                    Some(format!("Bearer error=\"insufficient_user_authentication\", max_age=\"{max_age}\""));
                 problem
             }
             service::Error::UserDeleting => Self::new(Code::UserDeleting).cause(error),
             service::Error::NotFound => Self::new(Code::NotFound),
             service::Error::Conflict(detail) => Self::new(Code::MappingConflict).detail(detail).cause(error),
-            service::Error::NotAllowed => Self::new(Code::Forbidden)
-                .detail("the settings of the service do not allow it")
-                .cause(error),
+            service::Error::NotAllowed => {
+                Self::new(Code::Forbidden).detail("the settings of the service do not allow it").cause(error)
+            }
             service::Error::Invalid(detail) => Self::new(Code::InvalidRequest).detail(detail),
             service::Error::InProgress => Self::new(Code::OperationInProgress).cause(error),
             service::Error::Upstream(error) => error.into(),
@@ -268,9 +228,9 @@ impl From<upstream::Error> for Problem {
             upstream::Error::Throttled { retry_after } => {
                 Self::new(Code::UpstreamThrottled).retry_after(retry_after).cause(error)
             }
-            upstream::Error::Unavailable { retry_after, .. } => Self::new(Code::UpstreamUnavailable)
-                .retry_after(retry_after)
-                .cause(error),
+            upstream::Error::Unavailable { retry_after, .. } => {
+                Self::new(Code::UpstreamUnavailable).retry_after(retry_after).cause(error)
+            }
         }
     }
 }

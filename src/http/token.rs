@@ -61,25 +61,17 @@ pub(super) async fn issue(api: &Api, asker: Asker, request: TokenRequest) -> Res
         client = asker.trace.client.map(|client| client.to_string()),
         "token handed out"
     );
-    Ok((
-        [(header::CACHE_CONTROL, "no-store")],
-        Json(response(issued, api.service.endpoint())),
-    ))
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(response(issued, api.service.endpoint()))))
 }
 
 fn wanted(request: TokenRequest) -> Result<Wanted, Problem> {
     let invalid = |detail: String| Problem::new(Code::InvalidRequest).detail(detail);
     if request.scopes.as_ref().is_some_and(Scopes::is_empty) {
-        return Err(invalid(
-            "`scopes`: must name at least one scope, or be left out".to_owned(),
-        ));
+        return Err(invalid("`scopes`: must name at least one scope, or be left out".to_owned()));
     }
     let lifetime = request.expires_in_minutes.map(Lifetime::from_minutes).transpose();
     let lifetime = lifetime.map_err(|error| invalid(format!("`expiresInMinutes`: {error}")))?;
-    Ok(Wanted {
-        scopes: request.scopes,
-        lifetime,
-    })
+    Ok(Wanted { scopes: request.scopes, lifetime })
 }
 
 fn response(issued: Issued, endpoint: &str) -> TokenResponse {
@@ -92,8 +84,6 @@ fn response(issued: Issued, endpoint: &str) -> TokenResponse {
         token: issued.token.token,
         scopes: issued.scopes,
         endpoint: endpoint.to_owned(),
-        user: CommunicationUser {
-            communication_user_id: issued.acs_id.as_str().to_owned(),
-        },
+        user: CommunicationUser { communication_user_id: issued.acs_id.as_str().to_owned() },
     }
 }

@@ -1,11 +1,12 @@
 //! `/users`: looking at mappings, and making sure that they are there.
 
-use axum::{Json as Answer, extract::State, http::StatusCode};
-use futures_util::{StreamExt, stream};
+use axum::{Extension, Json as Answer, extract::State, http::StatusCode};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
     Api,
     extract::{Json, Operator, OptionalJson, Query, Traced, UserPath},
+    idempotency::DoNotKeep,
     paging,
     problem::{Code, Problem},
     token, view,
@@ -23,8 +24,8 @@ use crate::{
 
 const MAX_LOOKUP: usize = 1000;
 const MAX_ENSURE: usize = 100;
-/// How many identities one request creates at once: kind to ACS, and fast enough for a hundred.
-const ENSURE_AT_ONCE: usize = 8;
+/// How many users of one request are worked on at once: kind to ACS and the database, and fast enough for a hundred.
+const AT_ONCE: usize = 8;
 
 /// List users.
 #[utoipa::path(
@@ -44,18 +45,12 @@ pub(super) async fn list_users(
 ) -> Result<Answer<UsersPage>, Problem> {
     operator.must_be_one_of(&[Role::Viewer])?;
     let limit = paging::limit(query.limit)?;
-    let same_query = format!(
-        "users {:?} {:?} {:?} {:?}",
-        query.issuer, query.subject, query.communication_user_id, query.state
-    );
+    let same_query =
+        format!("users {:?} {:?} {:?} {:?}", query.issuer, query.subject, query.communication_user_id, query.state);
     let filter = UserFilter {
         issuer: member("issuer", query.issuer.as_deref(), IssuerKey::parse)?,
         subject: member("subject", query.subject.as_deref(), Subject::parse)?,
-        acs_id: member(
-            "communicationUserId",
-            query.communication_user_id.as_deref(),
-            AcsId::parse,
-        )?,
+        acs_id: member("communicationUserId", query.communication_user_id.as_deref(), AcsId::parse)?,
         state: query.state,
         after: paging::after(query.cursor.as_deref(), &same_query, |text| UserId::parse(text).ok())?,
     };
@@ -63,10 +58,7 @@ pub(super) async fn list_users(
     let is_full = i64::try_from(users.len()).is_ok_and(|count| count == limit);
     let last = users.last().filter(|_| is_full);
     let next_cursor = last.map(|last| paging::cursor(&same_query, last.id.as_str()));
-    Ok(Answer(UsersPage {
-        users: users.into_iter().map(view::user).collect(),
-        next_cursor,
-    }))
+    Ok(Answer(UsersPage { users: users.into_iter().map(view::user).collect(), next_cursor }))
 }
 
 /// Get a user.
@@ -114,9 +106,7 @@ pub(super) async fn list_tokens(
 ) -> Result<Answer<HeldTokens>, Problem> {
     operator.must_be_one_of(&[Role::Viewer])?;
     let tokens = api.service.tokens_at(&user, query.at).await?;
-    Ok(Answer(HeldTokens {
-        tokens: tokens.into_iter().map(view::held_token).collect(),
-    }))
+    Ok(Answer(HeldTokens { tokens: tokens.into_iter().map(view::held_token).collect() }))
 }
 
 /// Look users up.
@@ -141,16 +131,12 @@ pub(super) async fn lookup_users(
         Ok(acs_id) => Ok(Lookup::Identity(acs_id)),
         Err(_) => UserRef::parse(text).map(Lookup::User),
     })?;
-    let mut users = Vec::with_capacity(lookups.len());
-    for (query, lookup) in request.users.into_iter().zip(lookups) {
+    let find = async |(query, lookup)| {
         let user = api.service.find(&lookup).await?.map(view::user);
-        users.push(ResolvedUser {
-            query,
-            user,
-            problem: None,
-        });
-    }
-    Ok(Answer(ResolvedUsers { users }))
+        Ok::<_, Problem>(ResolvedUser { query, user, problem: None })
+    };
+    let users = stream::iter(request.users.into_iter().zip(lookups)).map(find).buffered(AT_ONCE);
+    Ok(Answer(ResolvedUsers { users: users.try_collect().await? }))
 }
 
 /// Ensure that users have identities.
@@ -171,35 +157,25 @@ pub(super) async fn ensure_users(
     operator: Operator,
     Traced(trace): Traced,
     Json(request): Json<UsersRequest>,
-) -> Result<Answer<ResolvedUsers>, Problem> {
+) -> Result<(Option<Extension<DoNotKeep>>, Answer<ResolvedUsers>), Problem> {
     operator.must_be_one_of(&[Role::Minter])?;
     let named = named(&request.users, MAX_ENSURE, UserRef::parse)?;
     let ensure = async |(query, user)| {
         let asker = asker(&operator, user, trace.clone());
         match api.service.ensure(&asker).await {
-            Ok(ensured) => ResolvedUser {
-                query,
-                user: Some(view::user(ensured.user)),
-                problem: None,
-            },
+            Ok(ensured) => ResolvedUser { query, user: Some(view::user(ensured.user)), problem: None },
             Err(error) => {
                 let problem = Problem::from(error);
                 let (_, code, _) = problem.code.describe();
                 problem.log();
-                ResolvedUser {
-                    query,
-                    user: None,
-                    problem: Some(code.to_owned()),
-                }
+                ResolvedUser { query, user: None, problem: Some(code.to_owned()) }
             }
         }
     };
-    let users = stream::iter(request.users.into_iter().zip(named))
-        .map(ensure)
-        .buffered(ENSURE_AT_ONCE);
-    Ok(Answer(ResolvedUsers {
-        users: users.collect().await,
-    }))
+    let users = stream::iter(request.users.into_iter().zip(named)).map(ensure).buffered(AT_ONCE);
+    let users: Vec<ResolvedUser> = users.collect().await;
+    let is_partial = users.iter().any(|user| user.problem.is_some());
+    Ok((is_partial.then_some(Extension(DoNotKeep)), Answer(ResolvedUsers { users })))
 }
 
 /// Issue a token for a user.
@@ -258,17 +234,9 @@ pub(super) async fn import_user(
     operator.must_be_one_of(&[Role::Operator])?;
     let acs_id = AcsId::parse(&request.communication_user_id)
         .map_err(|error| Problem::new(Code::InvalidRequest).detail(format!("`communicationUserId`: {error}")))?;
-    let order = Order {
-        actor: Some(operator.actor()),
-        reason: None,
-        trace,
-    };
+    let order = Order { actor: Some(operator.actor()), reason: None, trace };
     let outcome = api.service.import(&user, &acs_id, &order).await?;
-    let status = if outcome.is_new {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
+    let status = if outcome.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Answer(view::user(outcome.user))))
 }
 

@@ -35,11 +35,7 @@ pub(super) fn operation(operation: Operation) -> OperationResponse {
     OperationResponse {
         id: operation.id,
         kind: operation.kind,
-        state: if is_done {
-            OperationState::Completed
-        } else {
-            OperationState::Pending
-        },
+        state: if is_done { OperationState::Completed } else { OperationState::Pending },
         user: operation.user.as_str().to_owned(),
         communication_user_id: operation.acs_id.as_str().to_owned(),
         reason: operation.reason,
@@ -48,30 +44,15 @@ pub(super) fn operation(operation: Operation) -> OperationResponse {
         next_attempt_at: (!is_done).then(|| operation.next_attempt_at.max(operation.not_before)),
         created_at: operation.created_at,
         confirmed_at: operation.completed_at,
-        propagates_by: operation
-            .completed_at
-            .map(|at| at + Duration::minutes(PROPAGATION_MINUTES)),
+        propagates_by: operation.completed_at.map(|at| at + Duration::minutes(PROPAGATION_MINUTES)),
     }
 }
 
 /// 200 when it is done at ACS, 202 when it was accepted and is being retried.
 pub(super) fn changed(changed: Changed) -> (StatusCode, Json<ChangeResponse>) {
-    let is_pending = changed
-        .operation
-        .as_ref()
-        .is_some_and(|operation| operation.completed_at.is_none());
-    let status = if is_pending {
-        StatusCode::ACCEPTED
-    } else {
-        StatusCode::OK
-    };
-    (
-        status,
-        Json(ChangeResponse {
-            user: user(changed.user),
-            operation: changed.operation.map(operation),
-        }),
-    )
+    let is_pending = changed.operation.as_ref().is_some_and(|operation| operation.completed_at.is_none());
+    let status = if is_pending { StatusCode::ACCEPTED } else { StatusCode::OK };
+    (status, Json(ChangeResponse { user: user(changed.user), operation: changed.operation.map(operation) }))
 }
 
 pub(super) fn audit_event(row: AuditRow) -> AuditEvent {

@@ -50,18 +50,10 @@ pub fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Da
     // Everything after the year 9999 is a mistake, and would overflow what is reckoned with it.
     const LAST_SECOND: i64 = 253_402_300_799;
     let Some(value) = claims.get(name) else { return Ok(None) };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the range is checked below, and `as` saturates"
-    )]
-    let seconds = value
-        .as_i64()
-        .or_else(|| value.as_f64().map(|float| float.floor() as i64));
+    #[expect(clippy::cast_possible_truncation, reason = "the range is checked below, and `as` saturates")]
+    let seconds = value.as_i64().or_else(|| value.as_f64().map(|float| float.floor() as i64));
     let in_range = seconds.filter(|seconds| (0..=LAST_SECOND).contains(seconds));
-    in_range
-        .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
-        .map(Some)
-        .ok_or(Error::Claim(name))
+    in_range.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).map(Some).ok_or(Error::Claim(name))
 }
 
 fn names_one_of(aud: Option<&Value>, audiences: &[String]) -> bool {
@@ -91,11 +83,7 @@ mod tests {
         }
         claims.retain(|_, value| !value.is_null());
         let audiences = ["vendor".to_owned()];
-        let expected = Expected {
-            issuer: "https://i",
-            audiences: &audiences,
-            leeway: Duration::from_secs(30),
-        };
+        let expected = Expected { issuer: "https://i", audiences: &audiences, leeway: Duration::from_secs(30) };
         check(&claims, expected, DateTime::from_timestamp(NOW, 0).unwrap()).err()
     }
 

@@ -63,10 +63,7 @@ pub async fn fetch(http: &reqwest::Client, source: &Source) -> Result<KeySet, Er
         Source::KeySet { url } => url.to_string(),
         Source::Discovery { issuer } => {
             let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-            let unexpected = |what: &str| Error::Unexpected {
-                url: url.clone(),
-                what: what.to_owned(),
-            };
+            let unexpected = |what: &str| Error::Unexpected { url: url.clone(), what: what.to_owned() };
             let bytes = get(http, &url).await?;
             let document: Document = serde_json::from_slice(&bytes).map_err(|_| unexpected("no discovery document"))?;
             if document.issuer != *issuer {
@@ -80,28 +77,15 @@ pub async fn fetch(http: &reqwest::Client, source: &Source) -> Result<KeySet, Er
         }
     };
     let bytes = get(http, &keys_url).await?;
-    let unexpected = |what: &str| Error::Unexpected {
-        url: keys_url.clone(),
-        what: what.to_owned(),
-    };
+    let unexpected = |what: &str| Error::Unexpected { url: keys_url.clone(), what: what.to_owned() };
     let keys = KeySet::parse(&bytes).ok_or_else(|| unexpected("no JSON Web Key Set"))?;
-    if keys.is_empty() {
-        Err(unexpected("a key set without a usable key"))
-    } else {
-        Ok(keys)
-    }
+    if keys.is_empty() { Err(unexpected("a key set without a usable key")) } else { Ok(keys) }
 }
 
 async fn get(http: &reqwest::Client, url: &str) -> Result<Vec<u8>, Error> {
-    let unreachable = |error: reqwest::Error| Error::Unreachable {
-        url: url.to_owned(),
-        source: error.without_url(),
-    };
+    let unreachable = |error: reqwest::Error| Error::Unreachable { url: url.to_owned(), source: error.without_url() };
     let mut answer = http.get(url).timeout(TIMEOUT).send().await.map_err(unreachable)?;
-    let unexpected = |what: String| Error::Unexpected {
-        url: url.to_owned(),
-        what,
-    };
+    let unexpected = |what: String| Error::Unexpected { url: url.to_owned(), what };
     if answer.status() != reqwest::StatusCode::OK {
         return Err(unexpected(format!("with status {}", answer.status().as_u16())));
     }

@@ -77,16 +77,8 @@ impl KeySet {
 impl Key {
     fn read(value: Value) -> Option<Self> {
         let jwk: Jwk = serde_json::from_value(value).ok()?;
-        let for_signatures = jwk
-            .common
-            .public_key_use
-            .as_ref()
-            .is_none_or(|u| *u == PublicKeyUse::Signature)
-            && jwk
-                .common
-                .key_operations
-                .as_ref()
-                .is_none_or(|ops| ops.contains(&KeyOperations::Verify));
+        let for_signatures = jwk.common.public_key_use.as_ref().is_none_or(|u| *u == PublicKeyUse::Signature)
+            && jwk.common.key_operations.as_ref().is_none_or(|ops| ops.contains(&KeyOperations::Verify));
         let algorithms: &[Algorithm] = match &jwk.algorithm {
             AlgorithmParameters::RSA(rsa) => {
                 let modulus = BASE64_URL_SAFE_NO_PAD.decode(&rsa.n).ok()?;
@@ -110,12 +102,7 @@ impl Key {
             None => None,
         };
         let material = DecodingKey::from_jwk(&jwk).ok()?;
-        for_signatures.then_some(Self {
-            id: jwk.common.key_id,
-            algorithms,
-            only,
-            material,
-        })
+        for_signatures.then_some(Self { id: jwk.common.key_id, algorithms, only, material })
     }
 }
 
@@ -140,14 +127,7 @@ impl KeyCache {
     /// Makes an empty cache whose keys will serve up to `max_age` after they were fetched.
     #[must_use]
     pub fn new(source: Source, http: reqwest::Client, clock: Clock, max_age: Duration) -> Self {
-        Self {
-            source,
-            http,
-            clock,
-            max_age,
-            state: RwLock::default(),
-            refreshing: tokio::sync::Mutex::default(),
-        }
+        Self { source, http, clock, max_age, state: RwLock::default(), refreshing: tokio::sync::Mutex::default() }
     }
 
     /// Returns a key set that has a candidate for this id and algorithm, asking the issuer if need be.
@@ -165,9 +145,7 @@ impl KeyCache {
         match self.good(&after) {
             Some(keys) if has_it(&keys) => Ok(keys),
             Some(_) => Err(Error::UnknownKey),
-            None => Err(Error::KeysUnavailable {
-                retry_after: self.cool_down(&after),
-            }),
+            None => Err(Error::KeysUnavailable { retry_after: self.cool_down(&after) }),
         }
     }
 
@@ -181,11 +159,7 @@ impl KeyCache {
     pub async fn keep_fresh(&self, interval: Duration, stop: CancellationToken) {
         let mut failures: u32 = 0;
         loop {
-            failures = if self.refresh().await {
-                0
-            } else {
-                failures.saturating_add(1)
-            };
+            failures = if self.refresh().await { 0 } else { failures.saturating_add(1) };
             let pause = match failures {
                 0 => interval,
                 _ => COOL_DOWN.min(FIRST_COOL_DOWN * 2_u32.saturating_pow(failures - 1)),
@@ -202,9 +176,7 @@ impl KeyCache {
         let _one_at_a_time = self.refreshing.lock().await;
         let state = self.state();
         let somebody_just_did = state.attempted_at != seen_attempt;
-        let cooling = state
-            .attempted_at
-            .is_some_and(|at| self.clock.now() < at + self.cool_down(&state));
+        let cooling = state.attempted_at.is_some_and(|at| self.clock.now() < at + self.cool_down(&state));
         if !somebody_just_did && !cooling {
             self.fetch().await;
         }
@@ -229,10 +201,7 @@ impl KeyCache {
             }
             Err(error) => {
                 // The refresh is nobody's request, so this is the edge where its failure is handled.
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "keys of an issuer could not be fetched"
-                );
+                tracing::warn!(error = &error as &dyn std::error::Error, "keys of an issuer could not be fetched");
                 false
             }
         }
@@ -244,11 +213,7 @@ impl KeyCache {
     }
 
     fn cool_down(&self, state: &State) -> Duration {
-        if self.good(state).is_some() {
-            COOL_DOWN
-        } else {
-            FIRST_COOL_DOWN
-        }
+        if self.good(state).is_some() { COOL_DOWN } else { FIRST_COOL_DOWN }
     }
 
     fn state(&self) -> State {
@@ -270,10 +235,7 @@ mod tests {
     const EC_Y: &str = "SLW_xSffzlPWrHEVI30DHM_4egVwt3NQqeUD7nMFpps";
 
     fn usable(key: &Value) -> usize {
-        KeySet::parse(json!({"keys": [key]}).to_string().as_bytes())
-            .unwrap()
-            .0
-            .len()
+        KeySet::parse(json!({"keys": [key]}).to_string().as_bytes()).unwrap().0.len()
     }
 
     #[test]
@@ -294,10 +256,7 @@ mod tests {
         assert_eq!(usable(&json!({"kty": "RSA", "n": long, "e": "AQAB"})), 1);
         assert_eq!(usable(&json!({"kty": "RSA", "n": short, "e": "AQAB"})), 0);
         assert_eq!(usable(&json!({"kty": "RSA", "n": long, "e": "AQAB", "use": "enc"})), 0);
-        assert_eq!(
-            usable(&json!({"kty": "RSA", "n": long, "e": "AQAB", "key_ops": ["encrypt"]})),
-            0
-        );
+        assert_eq!(usable(&json!({"kty": "RSA", "n": long, "e": "AQAB", "key_ops": ["encrypt"]})), 0);
         assert_eq!(usable(&json!({"kty": "oct", "k": "c2VjcmV0"})), 0);
     }
 

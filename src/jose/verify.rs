@@ -27,16 +27,9 @@ impl<'a> Unverified<'a> {
         if header.crit.is_some() {
             return Err(Error::Critical);
         }
-        let payload = BASE64_URL_SAFE_NO_PAD
-            .decode(payload)
-            .map_err(|_| Error::Malformed("payload"))?;
+        let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| Error::Malformed("payload"))?;
         let claims = serde_json::from_slice(&payload).map_err(|_| Error::Malformed("payload"))?;
-        Ok(Self {
-            header,
-            signed,
-            signature,
-            claims,
-        })
+        Ok(Self { header, signed, signature, claims })
     }
 
     /// Returns the issuer that the token claims: only good for choosing whose keys to verify with.
@@ -55,11 +48,7 @@ impl<'a> Unverified<'a> {
         };
         // RFC 7515 section 4.1.9: the prefix `application/` may be left out.
         let short = typ.strip_prefix("application/").unwrap_or(typ);
-        if wanted.iter().any(|name| name.eq_ignore_ascii_case(short)) {
-            Ok(())
-        } else {
-            Err(Error::Type)
-        }
+        if wanted.iter().any(|name| name.eq_ignore_ascii_case(short)) { Ok(()) } else { Err(Error::Type) }
     }
 
     /// Verifies the signature with the issuer's keys and gives the claims.
@@ -75,11 +64,7 @@ impl<'a> Unverified<'a> {
         let keys = keys.keys_for(kid, algorithm).await?;
         let message = self.signed.as_bytes();
         let signed_by = |key| jsonwebtoken::crypto::verify(self.signature, message, key, algorithm).unwrap_or(false);
-        if keys.candidates(kid, algorithm).any(signed_by) {
-            Ok(self.claims)
-        } else {
-            Err(Error::Signature)
-        }
+        if keys.candidates(kid, algorithm).any(signed_by) { Ok(self.claims) } else { Err(Error::Signature) }
     }
 }
 
@@ -98,22 +83,10 @@ mod tests {
         assert_eq!(parse("abc"), Err(Error::Malformed("parts")));
         assert_eq!(parse("a.b"), Err(Error::Malformed("parts")));
         assert_eq!(parse("a.b.c"), Err(Error::Malformed("header")));
-        assert_eq!(
-            parse(&token(r#"{"alg":"none"}"#, "{}")),
-            Err(Error::Malformed("header"))
-        );
-        assert_eq!(
-            parse(&token(r#"{"alg":"RS256"}"#, "[]")),
-            Err(Error::Malformed("payload"))
-        );
-        assert_eq!(
-            parse(&token(r#"{"alg":"RS256","crit":["b64"],"b64":false}"#, "{}")),
-            Err(Error::Critical)
-        );
-        assert_eq!(
-            parse(&token(r#"{"alg":"RS256","crit":[]}"#, "{}")),
-            Err(Error::Critical)
-        );
+        assert_eq!(parse(&token(r#"{"alg":"none"}"#, "{}")), Err(Error::Malformed("header")));
+        assert_eq!(parse(&token(r#"{"alg":"RS256"}"#, "[]")), Err(Error::Malformed("payload")));
+        assert_eq!(parse(&token(r#"{"alg":"RS256","crit":["b64"],"b64":false}"#, "{}")), Err(Error::Critical));
+        assert_eq!(parse(&token(r#"{"alg":"RS256","crit":[]}"#, "{}")), Err(Error::Critical));
         assert!(parse(&format!("{}.x", token(r#"{"alg":"RS256"}"#, "{}"))).is_err());
     }
 

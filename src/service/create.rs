@@ -36,12 +36,7 @@ impl Service {
     ) -> Result<Option<Issued>, Error> {
         let made = self.create_detached(asker, read, Some(terms.clone()), deadline).await?;
         Ok(made.and_then(|(claim, acs_id, token)| {
-            Some(Issued {
-                token: token?,
-                scopes: terms.scopes.clone(),
-                user: claim.user,
-                acs_id,
-            })
+            Some(Issued { token: token?, scopes: terms.scopes.clone(), user: claim.user, acs_id })
         }))
     }
 
@@ -52,10 +47,7 @@ impl Service {
         read: Option<User>,
         deadline: Instant,
     ) -> Result<Option<AcsId>, Error> {
-        Ok(self
-            .create_detached(asker, read, None, deadline)
-            .await?
-            .map(|(_, acs_id, _)| acs_id))
+        Ok(self.create_detached(asker, read, None, deadline).await?.map(|(_, acs_id, _)| acs_id))
     }
 
     /// The work goes on although the caller may hang up: an identity that ACS created must be bound.
@@ -67,15 +59,8 @@ impl Service {
         deadline: Instant,
     ) -> Result<Option<(Claim, AcsId, Option<IssuedToken>)>, Error> {
         let (service, asker) = (Arc::clone(self), asker.clone());
-        let work = async move {
-            service
-                .claim_create_bind(&asker, read.as_ref(), terms.as_ref(), deadline)
-                .await
-        };
-        self.detached
-            .spawn(work.in_current_span())
-            .await
-            .map_err(|_| Error::Interrupted)?
+        let work = async move { service.claim_create_bind(&asker, read.as_ref(), terms.as_ref(), deadline).await };
+        self.detached.spawn(work.in_current_span()).await.map_err(|_| Error::Interrupted)?
     }
 
     async fn claim_create_bind(
@@ -112,17 +97,11 @@ impl Service {
         };
         let about = match (&token, terms) {
             (Some(token), Some(terms)) => minted(asker, &claim.user, &acs_id, token, claim.generation, &terms.scopes),
-            _ => Event {
-                acs_id: Some(acs_id.clone()),
-                ..event(Action::IdentityBound, asker, &claim.user)
-            },
+            _ => Event { acs_id: Some(acs_id.clone()), ..event(Action::IdentityBound, asker, &claim.user) },
         };
         // A failure here must not give the claim back: the commit may have happened.
         // Where it did not, the one who takes the claim over counts the identity as a possible orphan.
-        let bound = self
-            .store
-            .bind(&claim, self.upstream.resource(), &acs_id, &about, self.clock.now())
-            .await?;
+        let bound = self.store.bind(&claim, self.upstream.resource(), &acs_id, &about, self.clock.now()).await?;
         if bound == Bound::Lost {
             self.wake.notify_one();
         }
@@ -131,13 +110,7 @@ impl Service {
 
     /// Ends a claim after ACS did not create, so that the next request can try at once.
     async fn give_back(&self, claim: &Claim, error: &upstream::Error, asker: &Asker) {
-        let may_have_acted = matches!(
-            error,
-            upstream::Error::Unavailable {
-                may_have_acted: true,
-                ..
-            }
-        );
+        let may_have_acted = matches!(error, upstream::Error::Unavailable { may_have_acted: true, .. });
         let orphan = may_have_acted.then(|| event(Action::PossibleOrphan, asker, &claim.user));
         if let Err(error) = self.store.release_claim(claim, orphan.as_ref(), self.clock.now()).await {
             // The request fails for another reason; the claim runs out by itself.

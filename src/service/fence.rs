@@ -73,10 +73,7 @@ impl Service {
             let _ = tell.send(changed);
             if let Some(operation) = operation {
                 if let Err(error) = service.settle_accepted(operation, lease, deadline).await {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "an operation could not be followed"
-                    );
+                    tracing::warn!(error = &error as &dyn std::error::Error, "an operation could not be followed");
                 }
                 // What is left is the worker's.
                 service.wake.notify_one();
@@ -85,15 +82,12 @@ impl Service {
         let work = self.detached.spawn(work.in_current_span());
         let changed = accepted.await.map_err(|_| Error::Interrupted)??;
         let Some(operation) = &changed.operation else {
-            return Ok(changed);
+            return self.with_pending_deletion(changed).await;
         };
         let _ = timeout_at(deadline, work).await;
         // Accepted is accepted: if the state cannot be read now, the caller is told what is certain.
         let known = self.store.find_operation(operation.id).await.ok().flatten();
-        Ok(Changed {
-            operation: known.or(changed.operation),
-            ..changed
-        })
+        Ok(Changed { operation: known.or(changed.operation), ..changed })
     }
 
     /// Deletes the user of a login, where the settings allow it.
@@ -105,11 +99,50 @@ impl Service {
             return Err(Error::NotAllowed);
         }
         let user = UserRef::AppUser(login.app_user.clone());
-        // A stolen old login may sign its owner out, but must not end the owner's memberships.
-        if let Some(row) = self.store.find_user(&user, self.clock.now()).await? {
-            self.refuse_old_login(&row, login.time, self.clock.now())?;
-        }
+        self.refuse_superseded(&user, login).await?;
         self.fence(&user, FenceKind::Delete, order).await
+    }
+
+    /// A login that was revoked has nothing left to end, and must not lock its owner out again and again.
+    async fn refuse_superseded(&self, user: &UserRef, login: &Login) -> Result<(), Error> {
+        let now = self.clock.now();
+        match self.store.find_user(user, now).await? {
+            Some(row) => self.refuse_old_login(&row, login.time, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells of the deletion that a user's fence found under way, so that nobody takes it for done.
+    async fn with_pending_deletion(self: &Arc<Self>, changed: Changed) -> Result<Changed, Error> {
+        if changed.user.state != State::Deleting {
+            return Ok(changed);
+        }
+        self.pull_detached(changed.user.id.clone());
+        let operation = self.store.find_open_deletion(&changed.user.id).await?;
+        Ok(Changed { operation, ..changed })
+    }
+
+    /// Refuses to make a mapping for an issuer that is not configured: a slip of the pen must not look like success.
+    pub(super) async fn check_issuer(&self, user: &UserRef) -> Result<(), Error> {
+        match user {
+            UserRef::AppUser(app_user)
+                if !self.issuers.contains(&app_user.issuer)
+                    && self.store.find_user(user, self.clock.now()).await?.is_none() =>
+            {
+                Err(Error::Invalid("the issuer key is not configured"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Revokes the access of a login's user, by the user.
+    ///
+    /// # Errors
+    /// [`Error::LoginSuperseded`] for a login that was revoked, or as [`Service::fence`].
+    pub async fn revoke_me(self: &Arc<Self>, login: &Login, order: &Order) -> Result<Changed, Error> {
+        let user = UserRef::AppUser(login.app_user.clone());
+        self.refuse_superseded(&user, login).await?;
+        self.fence(&user, FenceKind::Revoke { reject_older_logins: true }, order).await
     }
 
     /// Lifts a block, and nothing else.
@@ -122,18 +155,10 @@ impl Service {
         let user = tx.lock_user(user, now).await?.ok_or(Error::NotFound)?;
         if user.blocked_at.is_some() {
             tx.unblock(&user, now).await?;
-            tx.append_audit(&event(Action::UserUnblocked, &user, None, order), now)
-                .await?;
+            tx.append_audit(&event(Action::UserUnblocked, &user, None, order), now).await?;
         }
         tx.commit().await?;
-        Ok(Changed {
-            user: User {
-                blocked_at: None,
-                updated_at: now,
-                ..user
-            },
-            operation: None,
-        })
+        Ok(Changed { user: User { blocked_at: None, updated_at: now, ..user }, operation: None })
     }
 
     async fn accept(
@@ -144,15 +169,11 @@ impl Service {
         lease: Lease,
         now: DateTime<Utc>,
     ) -> Result<Changed, Error> {
+        self.check_issuer(user).await?;
         let mut tx = self.store.begin().await?;
         let user = tx.lock_or_insert(user, now).await?.ok_or(Error::NotFound)?;
         let deletes = kind == FenceKind::Delete;
-        let rejects = !matches!(
-            kind,
-            FenceKind::Revoke {
-                reject_older_logins: false
-            }
-        );
+        let rejects = !matches!(kind, FenceKind::Revoke { reject_older_logins: false });
         let state = match user.state {
             State::Active if deletes => State::Deleting,
             State::Creating if deletes => State::Unbound,
@@ -164,11 +185,7 @@ impl Service {
             } else {
                 user.logins_valid_from
             },
-            blocked_at: if kind == FenceKind::Block {
-                user.blocked_at.or(Some(now))
-            } else {
-                user.blocked_at
-            },
+            blocked_at: if kind == FenceKind::Block { user.blocked_at.or(Some(now)) } else { user.blocked_at },
             block_reason: order.reason.as_deref().filter(|_| kind == FenceKind::Block),
             state,
             ends_claim: user.state == State::Creating && deletes,
@@ -176,8 +193,7 @@ impl Service {
         tx.write_fence(&user, &fence, now).await?;
         if fence.ends_claim {
             // Whoever is creating the identity will find the claim gone and discard it, unless they died.
-            tx.append_audit(&event(Action::PossibleOrphan, &user, None, order), now)
-                .await?;
+            tx.append_audit(&event(Action::PossibleOrphan, &user, None, order), now).await?;
         }
         // Nothing was ever handed out from an identity that is still being made; one being deleted is dealt with.
         let operation = match (&user.acs_id, user.state) {
@@ -189,8 +205,7 @@ impl Service {
             FenceKind::Block => Action::UserBlocked,
             FenceKind::Delete => Action::UserDeleted,
         };
-        tx.append_audit(&event(action, &user, operation.as_ref(), order), now)
-            .await?;
+        tx.append_audit(&event(action, &user, operation.as_ref(), order), now).await?;
         tx.commit().await?;
         let user = User {
             state,
@@ -242,10 +257,7 @@ pub(super) fn event(action: Action, user: &User, operation: Option<&Operation>, 
     Event {
         acs_id: user.acs_id.clone(),
         operation: operation.map(|operation| operation.id),
-        detail: order
-            .reason
-            .as_ref()
-            .map(|reason| serde_json::json!({"reason": reason})),
+        detail: order.reason.as_ref().map(|reason| serde_json::json!({"reason": reason})),
         ..Event::new(action, actor(user, order), user.id.clone(), order.trace.clone())
     }
 }

@@ -16,10 +16,7 @@ impl Service {
         expires_at: DateTime<Utc>,
         abandoned_before: DateTime<Utc>,
     ) -> Result<Idempotency, Error> {
-        Ok(self
-            .store
-            .begin_idempotent(request, expires_at, abandoned_before)
-            .await?)
+        Ok(self.store.begin_idempotent(request, expires_at, abandoned_before).await?)
     }
 
     /// Keeps the answer to a request.

@@ -29,6 +29,7 @@ impl Service {
         if guid.is_some_and(|guid| guid != acs_id.resource_guid()) {
             return Err(Error::Invalid("`communicationUserId`: belongs to another ACS resource"));
         }
+        self.check_issuer(user).await?;
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
         let locked = tx.lock_or_insert(user, now).await?.ok_or(Error::NotFound)?;
@@ -49,11 +50,7 @@ impl Service {
             tx.append_audit(&event, now).await?;
         }
         tx.commit().await?;
-        let user = self
-            .store
-            .find_user(&UserRef::Id(locked.id), now)
-            .await?
-            .ok_or(Error::NotFound)?;
+        let user = self.store.find_user(&UserRef::Id(locked.id), now).await?.ok_or(Error::NotFound)?;
         Ok(ImportOutcome { user, is_new })
     }
 }

@@ -127,14 +127,8 @@ impl Service {
         if let Some(scope) = scopes.first_outside(&grant.scopes) {
             return Err(Error::ScopeNotAllowed(scope));
         }
-        let lifetime = wanted
-            .lifetime
-            .unwrap_or(self.settings.lifetime)
-            .min(grant.max_lifetime);
-        Ok(Terms {
-            scopes: scopes.clone(),
-            lifetime,
-        })
+        let lifetime = wanted.lifetime.unwrap_or(self.settings.lifetime).min(grant.max_lifetime);
+        Ok(Terms { scopes: scopes.clone(), lifetime })
     }
 
     /// Reads the mapping until it says what to do; whoever waited reads again, so that no decision is older than the read.
@@ -147,10 +141,10 @@ impl Service {
                 let is_too_old = asker.login_time.is_some_and(|login| login < self.forgotten(now));
                 return match asker.user {
                     UserRef::Id(_) => Err(Error::NotFound),
-                    UserRef::AppUser(_) if is_too_old => Err(Error::LoginSuperseded {
-                        max_age: self.users.tombstone_ttl,
-                    }),
-                    UserRef::AppUser(_) => Ok(Authorised::Create(None)),
+                    UserRef::AppUser(_) if is_too_old => {
+                        Err(Error::LoginSuperseded { max_age: self.users.tombstone_ttl })
+                    }
+                    UserRef::AppUser(_) => self.check_issuer(&asker.user).await.map(|()| Authorised::Create(None)),
                 };
             };
             if user.pending_operation.is_some() && Instant::now() >= next_pull {
@@ -180,23 +174,15 @@ impl Service {
         if let Some(login) = asker.login_time {
             self.refuse_old_login(user, login, now)?;
         }
-        if user.state == State::Deleting {
-            Err(Error::UserDeleting)
-        } else {
-            Ok(())
-        }
+        if user.state == State::Deleting { Err(Error::UserDeleting) } else { Ok(()) }
     }
 
     /// Refuses a login from before the user's last revocation.
     pub(super) fn refuse_old_login(&self, user: &User, login: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), Error> {
-        let since = user
-            .logins_valid_from
-            .map_or(self.forgotten(now), |since| since.max(self.forgotten(now)));
+        let since = user.logins_valid_from.map_or(self.forgotten(now), |since| since.max(self.forgotten(now)));
         // Floor, so that a login made in the same second after a revocation gets in.
         if floor_to_second(login) < floor_to_second(since) {
-            return Err(Error::LoginSuperseded {
-                max_age: (now - since).to_std().unwrap_or_default(),
-            });
+            return Err(Error::LoginSuperseded { max_age: (now - since).to_std().unwrap_or_default() });
         }
         Ok(())
     }
@@ -207,7 +193,7 @@ impl Service {
     }
 
     /// Pulls the operation that holds a user forward, without making the request wait for the call itself.
-    fn pull_detached(self: &Arc<Self>, user: UserId) {
+    pub(super) fn pull_detached(self: &Arc<Self>, user: UserId) {
         let service = Arc::clone(self);
         self.detached.spawn(async move {
             if let Err(error) = service.pull_forward(&user).await {
@@ -224,22 +210,11 @@ impl Service {
         terms: &Terms,
         deadline: Instant,
     ) -> Result<Option<Issued>, Error> {
-        let token = self
-            .upstream
-            .issue(&acs_id, &terms.scopes, terms.lifetime, deadline)
-            .await?;
+        let token = self.upstream.issue(&acs_id, &terms.scopes, terms.lifetime, deadline).await?;
         let event = minted(asker, &user.id, &acs_id, &token, user.generation, &terms.scopes);
         let expires_at = token.expires_on.trunc_subsecs(3);
-        let still_right = self
-            .store
-            .record_mint(user, &acs_id, expires_at, &event, self.clock.now())
-            .await?;
-        Ok(still_right.then(|| Issued {
-            token,
-            scopes: terms.scopes.clone(),
-            user: user.id.clone(),
-            acs_id,
-        }))
+        let still_right = self.store.record_mint(user, &acs_id, expires_at, &event, self.clock.now()).await?;
+        Ok(still_right.then(|| Issued { token, scopes: terms.scopes.clone(), user: user.id.clone(), acs_id }))
     }
 }
 
@@ -248,10 +223,7 @@ pub(super) fn event(action: Action, asker: &Asker, user: &UserId) -> Event {
     let actor = asker.actor.clone().unwrap_or_else(|| Actor::User(user.clone()));
     let detail = (asker.login_id.is_some() || asker.session_id.is_some())
         .then(|| json!({"jti": asker.login_id, "sid": asker.session_id}));
-    Event {
-        detail,
-        ..Event::new(action, actor, user.clone(), asker.trace.clone())
-    }
+    Event { detail, ..Event::new(action, actor, user.clone(), asker.trace.clone()) }
 }
 
 /// The event of a mint.

@@ -38,10 +38,7 @@ impl Service {
     /// # Errors
     /// [`Error::NotFound`] when there is none, [`Error::Store`] when the database is away.
     pub async fn user(&self, user: &UserRef) -> Result<User, Error> {
-        self.store
-            .find_user(user, self.clock.now())
-            .await?
-            .ok_or(Error::NotFound)
+        self.store.find_user(user, self.clock.now()).await?.ok_or(Error::NotFound)
     }
 
     /// Returns the mapping of the caller, who must have an identity.
@@ -86,10 +83,7 @@ impl Service {
                 match (&user.acs_id, user.state) {
                     (Some(_), State::Deleting) => return Err(Error::UserDeleting),
                     (Some(acs_id), _) => {
-                        return Ok(Ensured {
-                            acs_id: acs_id.clone(),
-                            user,
-                        });
+                        return Ok(Ensured { acs_id: acs_id.clone(), user });
                     }
                     (None, _) => {}
                 }
@@ -139,10 +133,7 @@ impl Service {
     /// [`Error::NotFound`] when there is no such user, [`Error::Store`] when the database is away.
     pub async fn tokens_at(&self, user: &UserRef, moment: Option<DateTime<Utc>>) -> Result<Vec<HeldToken>, Error> {
         let user = self.user(user).await?;
-        Ok(self
-            .store
-            .tokens_at(&user.id, moment.unwrap_or_else(|| self.clock.now()))
-            .await?)
+        Ok(self.store.tokens_at(&user.id, moment.unwrap_or_else(|| self.clock.now())).await?)
     }
 
     /// Returns the present time, for what is reckoned from it in answers.

@@ -11,18 +11,25 @@ impl Service {
     /// [`Error::Store`] when the database is away.
     pub async fn purge(&self, audit_retention: Option<Duration>) -> Result<(), Error> {
         let now = self.clock.now();
-        let forgotten = self.store.forget_users(now - self.users.tombstone_ttl, now).await?;
+        let mut forgotten = 0;
+        loop {
+            let batch = self.store.forget_users(now - self.users.tombstone_ttl, now).await?;
+            forgotten += batch;
+            if batch == 0 {
+                break;
+            }
+        }
         self.store.purge_idempotency_keys(now).await?;
-        let events = match audit_retention {
-            Some(retention) => self.store.purge_audit(now - retention).await?,
-            None => 0,
-        };
+        let mut events = 0;
+        while let Some(retention) = audit_retention {
+            let batch = self.store.purge_audit(now - retention).await?;
+            events += batch;
+            if batch == 0 {
+                break;
+            }
+        }
         if forgotten > 0 || events > 0 {
-            tracing::info!(
-                users = forgotten,
-                audit_events = events,
-                "forgot what has served its time"
-            );
+            tracing::info!(users = forgotten, audit_events = events, "forgot what has served its time");
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::{
         operation::{Kind, Lease, Operation},
         user::UserId,
     },
-    store,
+    store::{Completion, Failure},
 };
 
 /// How much longer than its call an attempt's lease is good.
@@ -43,10 +43,7 @@ enum Outcome {
 impl Service {
     /// Makes the lease of an attempt that begins now.
     pub(super) fn lease(&self, now: DateTime<Utc>) -> Lease {
-        Lease {
-            by: Uuid::new_v4(),
-            until: now + self.upstream.timeout() + LEASE_MARGIN,
-        }
+        Lease { by: Uuid::new_v4(), until: now + self.upstream.timeout() + LEASE_MARGIN }
     }
 
     /// Tries operations that are due, at most so many at once; returns when the next one is.
@@ -55,11 +52,8 @@ impl Service {
     /// [`Error::Store`] when the database does not answer.
     pub async fn settle_due(&self, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
         let now = self.clock.now();
-        let due = self
-            .store
-            .due_operations(now, i64::try_from(at_once).unwrap_or(i64::MAX))
-            .await?;
-        let attempts = due.into_iter().map(|id| self.try_once(id));
+        let due = self.store.due_operations(now, i64::try_from(at_once).unwrap_or(i64::MAX)).await?;
+        let attempts = due.into_iter().map(|id| self.try_once(id, false));
         for attempt in futures_util::future::join_all(attempts).await {
             attempt?;
         }
@@ -70,7 +64,7 @@ impl Service {
     pub(super) async fn pull_forward(&self, user: &UserId) -> Result<(), Error> {
         let now = self.clock.now();
         if let Some(id) = self.store.open_operation_of(user, now, now - PULL_PAUSE).await? {
-            self.try_once(id).await?;
+            self.try_once(id, true).await?;
         }
         Ok(())
     }
@@ -89,9 +83,8 @@ impl Service {
         } else {
             let outcome = self.call(&operation, lease).await;
             let may_act = matches!(outcome, Outcome::Failed { may_act: true, .. });
-            self.store
-                .back_off(operation.id, lease, operation.not_before, None, !may_act)
-                .await?;
+            let failure = Failure { next_attempt_at: operation.not_before, not_before: None, error: None, may_act };
+            self.store.back_off(operation.id, lease, &failure).await?;
         }
         loop {
             let current = self.store.find_operation(operation.id).await?.ok_or(Error::NotFound)?;
@@ -101,14 +94,15 @@ impl Service {
                 return Ok(());
             }
             tokio::time::sleep(wait).await;
-            self.try_once(operation.id).await?;
+            self.try_once(operation.id, false).await?;
         }
     }
 
-    async fn try_once(&self, id: Uuid) -> Result<(), Error> {
+    /// Makes an attempt, if nobody else does; `early` before its pause is over.
+    async fn try_once(&self, id: Uuid, early: bool) -> Result<(), Error> {
         let now = self.clock.now();
         let lease = self.lease(now);
-        match self.store.lease_operation(id, lease, now).await? {
+        match self.store.lease_operation(id, lease, early, now).await? {
             Some(operation) => self.attempt(&operation, lease).await,
             None => Ok(()),
         }
@@ -120,10 +114,9 @@ impl Service {
             Outcome::Confirmed => return self.complete(operation).await,
             Outcome::Failed { error, may_act } => (error, may_act),
             Outcome::NotSent => {
-                return Ok(self
-                    .store
-                    .back_off(operation.id, lease, self.clock.now(), None, true)
-                    .await?);
+                let next_attempt_at = self.clock.now();
+                let failure = Failure { next_attempt_at, not_before: None, error: None, may_act: false };
+                return Ok(self.store.back_off(operation.id, lease, &failure).await?);
             }
         };
         let wish = match &error {
@@ -140,10 +133,15 @@ impl Service {
             error = &error as &dyn std::error::Error,
             "an operation is not done yet"
         );
-        let text = error.to_string();
-        self.store
-            .back_off(operation.id, lease, self.clock.now() + pause, Some(&text), !may_act)
-            .await?;
+        let now = self.clock.now();
+        let failure = Failure {
+            next_attempt_at: now + pause,
+            // What ACS wishes binds also requests that would pull the operation forward.
+            not_before: wish.map(|wish| now + wish),
+            error: Some(error.to_string()),
+            may_act,
+        };
+        self.store.back_off(operation.id, lease, &failure).await?;
         Ok(())
     }
 
@@ -152,6 +150,10 @@ impl Service {
         if self.clock.now() + self.upstream.timeout() > lease.until {
             return Outcome::NotSent;
         }
+        if operation.resource != self.upstream.resource() {
+            // The settings name another resource now: its answers say nothing about this operation.
+            return Outcome::Failed { error: acs::Error::NotOwned, may_act: false };
+        }
         let result = match operation.kind {
             Kind::Revoke => self.upstream.acs().revoke(&operation.acs_id).await,
             Kind::Delete | Kind::Discard => self.upstream.acs().delete(&operation.acs_id).await,
@@ -159,14 +161,11 @@ impl Service {
         match result {
             Ok(()) | Err(acs::Error::NotFound) => Outcome::Confirmed,
             Err(acs::Error::NotOwned) if self.is_ours(operation).await => Outcome::Confirmed,
-            Err(error) => Outcome::Failed {
-                may_act: !had_no_effect(&error),
-                error,
-            },
+            Err(error) => Outcome::Failed { may_act: !had_no_effect(&error), error },
         }
     }
 
-    /// Tells whether the identity has the resource part of our own identities.
+    /// Tells whether the identity has the resource part that the present resource gave its identities.
     async fn is_ours(&self, operation: &Operation) -> bool {
         let guid = self.store.resource_guid(&operation.resource).await;
         guid.is_ok_and(|guid| guid.as_deref() == Some(operation.acs_id.resource_guid()))
@@ -176,19 +175,14 @@ impl Service {
     async fn complete(&self, operation: &Operation) -> Result<(), Error> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
-        let Some(store::Completion {
-            strays,
-            last_attempt_at,
-        }) = tx.complete_operation(operation.id, now).await?
-        else {
+        let Some(Completion { strays, last_attempt_at }) = tx.complete_operation(operation.id, now).await? else {
             return Ok(());
         };
         match operation.kind {
             Kind::Revoke => {
                 // ACS reckons in whole seconds: a token of the second of the revocation may be dead.
-                let stray_until = last_attempt_at
-                    .filter(|_| strays > 0)
-                    .map(|at| at + self.settings.stray + CLOCK_MARGIN);
+                let stray_until =
+                    last_attempt_at.filter(|_| strays > 0).map(|at| at + self.settings.stray + CLOCK_MARGIN);
                 tx.hold(&operation.user, now + CLOCK_MARGIN, stray_until).await?;
             }
             Kind::Delete => tx.unbind(&operation.user, &operation.acs_id, now).await?,
@@ -197,12 +191,7 @@ impl Service {
         let event = Event {
             acs_id: Some(operation.acs_id.clone()),
             operation: Some(operation.id),
-            ..Event::new(
-                Action::OperationCompleted,
-                Actor::Worker,
-                operation.user.clone(),
-                Trace::default(),
-            )
+            ..Event::new(Action::OperationCompleted, Actor::Worker, operation.user.clone(), Trace::default())
         };
         tx.append_audit(&event, now).await?;
         tx.commit().await?;
@@ -232,21 +221,12 @@ mod tests {
 
     #[test]
     fn pauses_grow_with_age_up_to_a_ceiling() {
-        let lease = Lease {
-            by: Uuid::from_u128(25),
-            until: DateTime::UNIX_EPOCH,
-        };
+        let lease = Lease { by: Uuid::from_u128(25), until: DateTime::UNIX_EPOCH };
         for (age_s, pause_ms) in [(0, 500), (1, 500), (10, 5_000), (60, 30_000), (86_400, 30_000)] {
-            assert_eq!(
-                pause(Duration::from_secs(age_s), lease),
-                Duration::from_millis(pause_ms)
-            );
+            assert_eq!(pause(Duration::from_secs(age_s), lease), Duration::from_millis(pause_ms));
         }
         for random in 0..500 {
-            let lease = Lease {
-                by: Uuid::from_u128(random),
-                ..lease
-            };
+            let lease = Lease { by: Uuid::from_u128(random), ..lease };
             let pause = pause(Duration::from_secs(20), lease);
             assert!((7_500..=12_500).contains(&pause.as_millis()), "{pause:?}");
         }

@@ -49,14 +49,13 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Upstream {
     acs: acs::Client,
-    resource: String,
 }
 
 impl Upstream {
-    /// Wraps a client; `resource` is the name that mappings remember.
+    /// Wraps a client.
     #[must_use]
-    pub fn new(acs: acs::Client, resource: String) -> Self {
-        Self { acs, resource }
+    pub fn new(acs: acs::Client) -> Self {
+        Self { acs }
     }
 
     /// Returns the resource's address.
@@ -65,10 +64,10 @@ impl Upstream {
         self.acs.endpoint()
     }
 
-    /// Returns the name of the resource that mappings remember.
+    /// Returns the name of the resource that mappings and operations remember: the host of its address.
     #[must_use]
     pub fn resource(&self) -> &str {
-        &self.resource
+        self.acs.endpoint().split_once("://").map_or("", |(_, host)| host)
     }
 
     /// Returns the client for calls that are not repeated here.
@@ -137,11 +136,7 @@ async fn retry<T, F: Future<Output = Result<T, acs::Error>>>(
         .with_jitter()
         .build();
     if Instant::now() >= deadline {
-        return Err(Error::Unavailable {
-            retry_after: DEFAULT_RETRY_AFTER,
-            may_have_acted: false,
-            source: None,
-        });
+        return Err(Error::Unavailable { retry_after: DEFAULT_RETRY_AFTER, may_have_acted: false, source: None });
     }
     loop {
         let error = match timeout_at(deadline, call()).await {
@@ -160,10 +155,7 @@ async fn retry<T, F: Future<Output = Result<T, acs::Error>>>(
             acs::Error::Unreachable(_) => None,
             _ => return Err(give_up(error)),
         };
-        let pause = pauses
-            .next()
-            .unwrap_or(DEFAULT_RETRY_AFTER)
-            .max(wish.unwrap_or_default());
+        let pause = pauses.next().unwrap_or(DEFAULT_RETRY_AFTER).max(wish.unwrap_or_default());
         if !may_repeat(&error) || Instant::now() + pause >= deadline {
             return Err(give_up(error));
         }
@@ -174,9 +166,9 @@ async fn retry<T, F: Future<Output = Result<T, acs::Error>>>(
 fn give_up(error: acs::Error) -> Error {
     let may_have_acted = !had_no_effect(&error);
     match error {
-        acs::Error::Throttled { retry_after } => Error::Throttled {
-            retry_after: retry_after.unwrap_or(DEFAULT_RETRY_AFTER),
-        },
+        acs::Error::Throttled { retry_after } => {
+            Error::Throttled { retry_after: retry_after.unwrap_or(DEFAULT_RETRY_AFTER) }
+        }
         acs::Error::Unreachable(_) | acs::Error::Unavailable { .. } | acs::Error::Malformed { .. } => {
             let retry_after = match &error {
                 acs::Error::Unavailable { retry_after, .. } => *retry_after,

@@ -16,13 +16,21 @@ const APPEND: &str = "
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 
 /// An empty text stands for "any"; newest first.
-const LIST: &str = "
-    SELECT id, at, action, actor_kind, actor, user_id, acs_id, request_id, client, operation_id,
-           token_fingerprint, token_scopes, token_expires_at, generation, detail
-    FROM audit_events
-    WHERE ($1 = '' OR user_id = $1) AND ($2 = '' OR actor = $2) AND ($3 = '' OR action = $3)
-      AND at >= $4 AND at < $5 AND id < $6
-    ORDER BY id DESC LIMIT $7";
+macro_rules! list_where {
+    ($user:literal) => {
+        concat!(
+            "SELECT id, at, action, actor_kind, actor, user_id, acs_id, request_id, client, operation_id,
+                    token_fingerprint, token_scopes, token_expires_at, generation, detail
+             FROM audit_events WHERE ",
+            $user,
+            " AND ($2 = '' OR actor = $2) AND ($3 = '' OR action = $3) AND at >= $4 AND at < $5 AND id < $6
+             ORDER BY id DESC LIMIT $7"
+        )
+    };
+}
+
+const LIST: &str = list_where!("$1 = ''");
+const LIST_OF_USER: &str = list_where!("user_id = $1");
 
 /// Tokens that were handed out before a moment and not yet over by themselves, and when ACS ended them.
 const TOKENS_AT: &str = "
@@ -118,7 +126,7 @@ impl Store {
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn list_audit(&self, filter: &AuditFilter, limit: i64) -> Result<Vec<AuditRow>, Error> {
         Ok(on_pool!(self, |db| {
-            sqlx::query_as(LIST)
+            sqlx::query_as(if filter.user.is_some() { LIST_OF_USER } else { LIST })
                 .bind(filter.user.as_ref().map_or("", UserId::as_str))
                 .bind(filter.actor.as_deref().unwrap_or_default())
                 .bind(filter.action.unwrap_or_default())
@@ -136,13 +144,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn tokens_at(&self, user: &UserId, moment: DateTime<Utc>) -> Result<Vec<HeldToken>, Error> {
-        Ok(on_pool!(self, |db| {
-            sqlx::query_as(TOKENS_AT)
-                .bind(user.as_str())
-                .bind(moment)
-                .fetch_all(db)
-                .await
-        })?)
+        Ok(on_pool!(self, |db| { sqlx::query_as(TOKENS_AT).bind(user.as_str()).bind(moment).fetch_all(db).await })?)
     }
 
     /// Deletes events from before a time; returns how many, at most a thousand.
@@ -151,11 +153,7 @@ impl Store {
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn purge_audit(&self, before: DateTime<Utc>) -> Result<u64, Error> {
         let purged = on_pool!(self, |db| {
-            sqlx::query(PURGE)
-                .bind(before)
-                .execute(db)
-                .await
-                .map(|done| done.rows_affected())
+            sqlx::query(PURGE).bind(before).execute(db).await.map(|done| done.rows_affected())
         })?;
         Ok(purged)
     }

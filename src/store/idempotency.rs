@@ -80,10 +80,7 @@ impl Store {
             return Ok(Idempotency::Begun);
         }
         let row: Option<(String, Option<i64>, Option<String>)> = on_pool!(self, |db| {
-            let query = sqlx::query_as(FIND)
-                .bind(&request.actor)
-                .bind(&request.route)
-                .bind(&request.key);
+            let query = sqlx::query_as(FIND).bind(&request.actor).bind(&request.route).bind(&request.key);
             query.fetch_optional(db).await
         })?;
         Ok(match row {

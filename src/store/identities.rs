@@ -106,11 +106,7 @@ impl Store {
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<Option<Claim>, Error> {
-        let claim = Claim {
-            id: Uuid::new_v4(),
-            user: UserId::random(),
-            generation: 0,
-        };
+        let claim = Claim { id: Uuid::new_v4(), user: UserId::random(), generation: 0 };
         let inserted = on_pool!(self, |db| {
             sqlx::query(CLAIM_NEW)
                 .bind(claim.user.as_str())
@@ -139,11 +135,7 @@ impl Store {
         until: DateTime<Utc>,
         orphan: &Event,
     ) -> Result<Option<Claim>, Error> {
-        let claim = Claim {
-            id: Uuid::new_v4(),
-            user: read.id.clone(),
-            generation: read.generation,
-        };
+        let claim = Claim { id: Uuid::new_v4(), user: read.id.clone(), generation: read.generation };
         let mut tx = self.begin().await?;
         let claimed = execute!(
             &mut tx,
@@ -193,12 +185,7 @@ impl Store {
                 .fetch_optional(db)
                 .await
         })?;
-        let event = |action| Event {
-            action,
-            token: None,
-            acs_id: Some(acs_id.clone()),
-            ..about.clone()
-        };
+        let event = |action| Event { action, token: None, acs_id: Some(acs_id.clone()), ..about.clone() };
         let bound = if let Some((generation, blocked_at)) = row {
             tx.remember_resource(resource, acs_id, now).await?;
             tx.append_audit(&event(Action::IdentityBound), now).await?;
@@ -223,10 +210,7 @@ impl Store {
                 lease: None,
             };
             let operation = tx.insert_operation(&discard, now).await?;
-            let event = Event {
-                operation: Some(operation.id),
-                ..event(Action::IdentityDiscarded)
-            };
+            let event = Event { operation: Some(operation.id), ..event(Action::IdentityDiscarded) };
             tx.append_audit(&event, now).await?;
             Bound::Lost
         };
@@ -242,10 +226,7 @@ impl Store {
     /// [`Error::Unavailable`] when the database does not answer; the claim then runs out by itself.
     pub async fn release_claim(&self, claim: &Claim, orphan: Option<&Event>, now: DateTime<Utc>) -> Result<(), Error> {
         let mut tx = self.begin().await?;
-        execute!(
-            &mut tx,
-            sqlx::query(RELEASE).bind(now).bind(claim.user.as_str()).bind(claim.id)
-        )?;
+        execute!(&mut tx, sqlx::query(RELEASE).bind(now).bind(claim.user.as_str()).bind(claim.id))?;
         if let Some(event) = orphan {
             tx.append_audit(event, now).await?;
         }
@@ -287,10 +268,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn resource_guid(&self, resource: &str) -> Result<Option<String>, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_scalar(RESOURCE_GUID)
-            .bind(resource)
-            .fetch_optional(db)
-            .await)?)
+        Ok(on_pool!(self, |db| sqlx::query_scalar(RESOURCE_GUID).bind(resource).fetch_optional(db).await)?)
     }
 }
 
@@ -314,18 +292,11 @@ impl Tx {
         }
         let (id, new) = (user.id.as_str(), acs_id.as_str());
         // In this order: a deletion writes its operation before it frees the identity, so nothing slips between the two.
-        let taken: i64 = on_tx!(self, |db| sqlx::query_scalar(IS_TAKEN)
-            .bind(new)
-            .bind(id)
-            .fetch_one(db)
-            .await)?;
+        let taken: i64 = on_tx!(self, |db| sqlx::query_scalar(IS_TAKEN).bind(new).bind(id).fetch_one(db).await)?;
         if taken > 0 {
             return Ok(Imported::IdentityTaken);
         }
-        let condemned: i64 = on_tx!(self, |db| sqlx::query_scalar(IS_CONDEMNED)
-            .bind(new)
-            .fetch_one(db)
-            .await)?;
+        let condemned: i64 = on_tx!(self, |db| sqlx::query_scalar(IS_CONDEMNED).bind(new).fetch_one(db).await)?;
         if condemned > 0 {
             return Ok(Imported::IdentityCondemned);
         }
@@ -335,7 +306,6 @@ impl Tx {
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(Imported::IdentityTaken),
             Err(error) => return Err(error.into()),
         }
-        self.remember_resource(resource, acs_id, now).await?;
         Ok(Imported::Now)
     }
 
@@ -351,13 +321,7 @@ impl Tx {
     }
 
     async fn remember_resource(&mut self, resource: &str, acs_id: &AcsId, now: DateTime<Utc>) -> Result<(), Error> {
-        execute!(
-            self,
-            sqlx::query(REMEMBER_RESOURCE)
-                .bind(resource)
-                .bind(acs_id.resource_guid())
-                .bind(now)
-        )?;
+        execute!(self, sqlx::query(REMEMBER_RESOURCE).bind(resource).bind(acs_id.resource_guid()).bind(now))?;
         Ok(())
     }
 }

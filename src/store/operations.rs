@@ -21,8 +21,12 @@ macro_rules! select_operation {
 }
 
 const FIND: &str = select_operation!("WHERE id = $1");
-const LIST: &str = select_operation!("WHERE (completed_at IS NULL) = $1 AND id > $2 ORDER BY id LIMIT $3");
+const LIST_PENDING: &str = select_operation!("WHERE completed_at IS NULL AND id > $1 ORDER BY id LIMIT $2");
+const LIST_COMPLETED: &str = select_operation!("WHERE completed_at IS NOT NULL AND id > $1 ORDER BY id LIMIT $2");
 const LIST_ALL: &str = select_operation!("WHERE id > $1 ORDER BY id LIMIT $2");
+
+const FIND_OPEN_DELETION: &str =
+    select_operation!("WHERE user_id = $1 AND kind = 'delete' AND completed_at IS NULL ORDER BY id DESC LIMIT 1");
 
 const INSERT: &str = "
     INSERT INTO operations (id, kind, user_id, acs_id, resource, actor_kind, actor, reason, request_id, not_before,
@@ -49,13 +53,15 @@ const NEXT_DUE: &str = "
 const LEASE: &str = "
     UPDATE operations SET claimed_by = $1, claimed_until = $2, attempts = attempts + 1, unanswered = unanswered + 1,
                           last_attempt_at = $3
-    WHERE id = $4 AND completed_at IS NULL AND not_before <= $3 AND (claimed_until IS NULL OR claimed_until < $3)";
+    WHERE id = $4 AND completed_at IS NULL AND not_before <= $3 AND (next_attempt_at <= $3 OR $5)
+      AND (claimed_until IS NULL OR claimed_until < $3)";
 
 /// An attempt that ended without success: whether it may still act decides if it stays counted as unanswered.
 const BACK_OFF: &str = "
     UPDATE operations SET claimed_by = NULL, claimed_until = NULL, next_attempt_at = $1, last_error = $2,
-                          unanswered = unanswered - $3
-    WHERE id = $4 AND claimed_by = $5";
+                          unanswered = unanswered - $3,
+                          not_before = CASE WHEN $4 > not_before THEN $4 ELSE not_before END
+    WHERE id = $5 AND claimed_by = $6";
 
 const COMPLETE: &str = "
     UPDATE operations SET completed_at = $1, claimed_by = NULL, claimed_until = NULL, last_error = NULL
@@ -93,6 +99,19 @@ pub struct NewOperation<'a> {
     pub lease: Option<Lease>,
 }
 
+/// An attempt that ended without success.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// When to try again.
+    pub next_attempt_at: DateTime<Utc>,
+    /// Before when nobody may try again.
+    pub not_before: Option<DateTime<Utc>>,
+    /// What kept it from succeeding.
+    pub error: Option<String>,
+    /// Whether its call may still act.
+    pub may_act: bool,
+}
+
 /// What a completion leaves to be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Completion {
@@ -112,6 +131,16 @@ impl Store {
         row.map(Operation::try_from).transpose()
     }
 
+    /// Finds the deletion of a user that is not finished.
+    ///
+    /// # Errors
+    /// As [`Store::find_operation`].
+    pub async fn find_open_deletion(&self, user: &UserId) -> Result<Option<Operation>, Error> {
+        let row: Option<Row> =
+            on_pool!(self, |db| { sqlx::query_as(FIND_OPEN_DELETION).bind(user.as_str()).fetch_optional(db).await })?;
+        row.map(Operation::try_from).transpose()
+    }
+
     /// Lists operations in the order of acceptance: the unfinished, the finished, or all.
     ///
     /// # Errors
@@ -122,21 +151,12 @@ impl Store {
         after: Uuid,
         limit: i64,
     ) -> Result<Vec<Operation>, Error> {
-        let rows: Vec<Row> = match pending {
-            Some(pending) => on_pool!(self, |db| {
-                sqlx::query_as(LIST)
-                    .bind(pending)
-                    .bind(after)
-                    .bind(limit)
-                    .fetch_all(db)
-                    .await
-            })?,
-            None => on_pool!(self, |db| sqlx::query_as(LIST_ALL)
-                .bind(after)
-                .bind(limit)
-                .fetch_all(db)
-                .await)?,
+        let sql = match pending {
+            Some(true) => LIST_PENDING,
+            Some(false) => LIST_COMPLETED,
+            None => LIST_ALL,
         };
+        let rows: Vec<Row> = on_pool!(self, |db| sqlx::query_as(sql).bind(after).bind(limit).fetch_all(db).await)?;
         rows.into_iter().map(Operation::try_from).collect()
     }
 
@@ -145,11 +165,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn due_operations(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<Uuid>, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_scalar(DUE)
-            .bind(now)
-            .bind(limit)
-            .fetch_all(db)
-            .await)?)
+        Ok(on_pool!(self, |db| sqlx::query_scalar(DUE).bind(now).bind(limit).fetch_all(db).await)?)
     }
 
     /// Finds a user's unfinished operation that nobody is trying, and nobody tried after `not_since`.
@@ -163,12 +179,7 @@ impl Store {
         not_since: DateTime<Utc>,
     ) -> Result<Option<Uuid>, Error> {
         Ok(on_pool!(self, |db| {
-            sqlx::query_scalar(OPEN_OF_USER)
-                .bind(user.as_str())
-                .bind(now)
-                .bind(not_since)
-                .fetch_optional(db)
-                .await
+            sqlx::query_scalar(OPEN_OF_USER).bind(user.as_str()).bind(now).bind(not_since).fetch_optional(db).await
         })?)
     }
 
@@ -177,13 +188,12 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_scalar(NEXT_DUE)
-            .bind(now)
-            .fetch_one(db)
-            .await)?)
+        Ok(on_pool!(self, |db| sqlx::query_scalar(NEXT_DUE).bind(now).fetch_one(db).await)?)
     }
 
     /// Takes the right to one attempt, committed and counted before anything is sent; `None` when another has it.
+    ///
+    /// `early` takes it before its pause is over, but never before its `not_before`.
     ///
     /// # Errors
     /// As [`Store::find_operation`].
@@ -191,36 +201,27 @@ impl Store {
         &self,
         id: Uuid,
         lease: Lease,
+        early: bool,
         now: DateTime<Utc>,
     ) -> Result<Option<Operation>, Error> {
         let leased = on_pool!(self, |db| {
-            let query = sqlx::query(LEASE).bind(lease.by).bind(lease.until).bind(now).bind(id);
+            let query = sqlx::query(LEASE).bind(lease.by).bind(lease.until).bind(now).bind(id).bind(early);
             query.execute(db).await.map(|done| done.rows_affected())
         })?;
-        if leased == 1 {
-            self.find_operation(id).await
-        } else {
-            Ok(None)
-        }
+        if leased == 1 { self.find_operation(id).await } else { Ok(None) }
     }
 
-    /// Ends an attempt without success; `answered` when it is certain that its call will not act any more.
+    /// Ends an attempt without success.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer; the lease then runs out by itself.
-    pub async fn back_off(
-        &self,
-        id: Uuid,
-        lease: Lease,
-        next_attempt_at: DateTime<Utc>,
-        error: Option<&str>,
-        answered: bool,
-    ) -> Result<(), Error> {
+    pub async fn back_off(&self, id: Uuid, lease: Lease, failure: &Failure) -> Result<(), Error> {
         on_pool!(self, |db| {
             sqlx::query(BACK_OFF)
-                .bind(next_attempt_at)
-                .bind(error)
-                .bind(i64::from(answered))
+                .bind(failure.next_attempt_at)
+                .bind(failure.error.as_deref())
+                .bind(i64::from(!failure.may_act))
+                .bind(failure.not_before)
                 .bind(id)
                 .bind(lease.by)
                 .execute(db)
@@ -284,15 +285,9 @@ impl Tx {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn complete_operation(&mut self, id: Uuid, now: DateTime<Utc>) -> Result<Option<Completion>, Error> {
-        let row: Option<(i64, Option<DateTime<Utc>>)> = on_tx!(self, |db| sqlx::query_as(COMPLETE)
-            .bind(now)
-            .bind(id)
-            .fetch_optional(db)
-            .await)?;
-        Ok(row.map(|(unanswered, last_attempt_at)| Completion {
-            strays: unanswered - 1,
-            last_attempt_at,
-        }))
+        let row: Option<(i64, Option<DateTime<Utc>>)> =
+            on_tx!(self, |db| sqlx::query_as(COMPLETE).bind(now).bind(id).fetch_optional(db).await)?;
+        Ok(row.map(|(unanswered, last_attempt_at)| Completion { strays: unanswered - 1, last_attempt_at }))
     }
 
     /// Holds issuing back for a while longer, and storing of tokens until strays can no longer act.
@@ -305,10 +300,7 @@ impl Tx {
         until: DateTime<Utc>,
         no_reuse_before: Option<DateTime<Utc>>,
     ) -> Result<(), Error> {
-        execute!(
-            self,
-            sqlx::query(HOLD).bind(until).bind(no_reuse_before).bind(user.as_str())
-        )?;
+        execute!(self, sqlx::query(HOLD).bind(until).bind(no_reuse_before).bind(user.as_str()))?;
         Ok(())
     }
 
@@ -317,10 +309,7 @@ impl Tx {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn unbind(&mut self, user: &UserId, acs_id: &AcsId, now: DateTime<Utc>) -> Result<(), Error> {
-        execute!(
-            self,
-            sqlx::query(UNBIND).bind(now).bind(user.as_str()).bind(acs_id.as_str())
-        )?;
+        execute!(self, sqlx::query(UNBIND).bind(now).bind(user.as_str()).bind(acs_id.as_str()))?;
         Ok(())
     }
 }
@@ -349,11 +338,7 @@ impl TryFrom<Row> for Operation {
     type Error = Error;
 
     fn try_from(row: Row) -> Result<Self, Error> {
-        let corrupt = |column| Error::Corrupt {
-            table: "operations",
-            column,
-            row: row.id.to_string(),
-        };
+        let corrupt = |column| Error::Corrupt { table: "operations", column, row: row.id.to_string() };
         Ok(Self {
             id: row.id,
             kind: Kind::parse(&row.kind).ok_or_else(|| corrupt("kind"))?,

@@ -25,19 +25,10 @@ impl Store {
         let mut tx = self.begin().await?;
         match &mut tx {
             Tx::Postgres(tx) => {
-                sqlx::query("SELECT pg_advisory_xact_lock($1)")
-                    .bind(MIGRATION_LOCK)
-                    .execute(&mut **tx)
-                    .await?;
-                tolerant(&POSTGRES)
-                    .run_direct(None, &mut **tx, false)
-                    .await
-                    .map_err(Error::Migration)?;
+                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut **tx).await?;
+                tolerant(&POSTGRES).run_direct(None, &mut **tx, false).await.map_err(Error::Migration)?;
             }
-            Tx::Sqlite(tx) => tolerant(&SQLITE)
-                .run_direct(None, &mut **tx, false)
-                .await
-                .map_err(Error::Migration)?,
+            Tx::Sqlite(tx) => tolerant(&SQLITE).run_direct(None, &mut **tx, false).await.map_err(Error::Migration)?,
         }
         tx.commit().await?;
         self.check_compatibility().await
@@ -55,29 +46,18 @@ impl Store {
             Self::Sqlite(pool) => sqlx::query_scalar(HAS_TABLE_SQLITE).fetch_one(pool).await?,
         };
         let applied: Vec<i64> = if has_table {
-            on_pool!(self, |db| sqlx::query_scalar("SELECT version FROM _sqlx_migrations")
-                .fetch_all(db)
-                .await)?
+            on_pool!(self, |db| sqlx::query_scalar("SELECT version FROM _sqlx_migrations").fetch_all(db).await)?
         } else {
             Vec::new()
         };
-        Ok(self
-            .migrator()
-            .iter()
-            .map(|m| m.version)
-            .filter(|version| !applied.contains(version))
-            .collect())
+        Ok(self.migrator().iter().map(|m| m.version).filter(|version| !applied.contains(version)).collect())
     }
 
     async fn check_compatibility(&self) -> Result<(), Error> {
         const SQL: &str = "SELECT oldest_known_version FROM schema_compatibility WHERE id = 1";
         let needed: i64 = on_pool!(self, |db| sqlx::query_scalar(SQL).fetch_one(db).await)?;
         let known = self.migrator().iter().map(|m| m.version).max().unwrap_or(0);
-        if needed > known {
-            Err(Error::TooOld { needed, known })
-        } else {
-            Ok(())
-        }
+        if needed > known { Err(Error::TooOld { needed, known }) } else { Ok(()) }
     }
 
     fn migrator(&self) -> &'static Migrator {
@@ -90,10 +70,7 @@ impl Store {
 
 /// The same migrations without a lock of their own, and content to find newer ones that this binary does not know.
 fn tolerant(migrator: &'static Migrator) -> Migrator {
-    let mut migrator = Migrator {
-        migrations: Cow::Borrowed(&migrator.migrations),
-        ..Migrator::DEFAULT
-    };
+    let mut migrator = Migrator { migrations: Cow::Borrowed(&migrator.migrations), ..Migrator::DEFAULT };
     migrator.set_locking(false).set_ignore_missing(true);
     migrator
 }

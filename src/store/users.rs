@@ -53,6 +53,16 @@ const FORGET: &str = "
         SELECT id FROM users WHERE state = 'unbound' AND blocked_at IS NULL AND updated_at < $1 LIMIT 1000)
     AND state = 'unbound' AND blocked_at IS NULL AND updated_at < $1 RETURNING id";
 
+/// With the whole name of a user, or with an identity, there is one at most, found by its index.
+const LIST_BY_APP_USER: &str = select_user!(
+    "WHERE issuer_key = $2 AND subject = $3 AND ($4 = '' OR acs_id = $4) AND ($5 = '' OR state = $5) AND id > $6
+     ORDER BY id LIMIT $7"
+);
+const LIST_BY_ACS_ID: &str = select_user!(
+    "WHERE acs_id = $4 AND ($2 = '' OR issuer_key = $2) AND ($3 = '' OR subject = $3) AND ($5 = '' OR state = $5)
+       AND id > $6 ORDER BY id LIMIT $7"
+);
+
 /// Which mappings to list.
 #[derive(Clone, Debug, Default)]
 pub struct UserFilter {
@@ -75,16 +85,11 @@ impl Store {
     /// [`Error::Unavailable`] when the database does not answer, [`Error::Corrupt`] when the row cannot be read.
     pub async fn find_user(&self, user: &UserRef, now: DateTime<Utc>) -> Result<Option<User>, Error> {
         let row: Option<Row> = match user {
-            UserRef::Id(id) => on_pool!(self, |db| sqlx::query_as(FIND_BY_ID)
-                .bind(now)
-                .bind(id.as_str())
-                .fetch_optional(db)
-                .await)?,
+            UserRef::Id(id) => {
+                on_pool!(self, |db| sqlx::query_as(FIND_BY_ID).bind(now).bind(id.as_str()).fetch_optional(db).await)?
+            }
             UserRef::AppUser(AppUser { issuer, subject }) => on_pool!(self, |db| {
-                let query = sqlx::query_as(FIND_BY_APP_USER)
-                    .bind(now)
-                    .bind(issuer.as_str())
-                    .bind(subject.as_str());
+                let query = sqlx::query_as(FIND_BY_APP_USER).bind(now).bind(issuer.as_str()).bind(subject.as_str());
                 query.fetch_optional(db).await
             })?,
         };
@@ -97,11 +102,7 @@ impl Store {
     /// As [`Store::find_user`].
     pub async fn find_user_by_acs_id(&self, acs_id: &AcsId, now: DateTime<Utc>) -> Result<Option<User>, Error> {
         let row: Option<Row> = on_pool!(self, |db| {
-            sqlx::query_as(FIND_BY_ACS_ID)
-                .bind(now)
-                .bind(acs_id.as_str())
-                .fetch_optional(db)
-                .await
+            sqlx::query_as(FIND_BY_ACS_ID).bind(now).bind(acs_id.as_str()).fetch_optional(db).await
         })?;
         row.map(User::try_from).transpose()
     }
@@ -111,8 +112,13 @@ impl Store {
     /// # Errors
     /// As [`Store::find_user`].
     pub async fn list_users(&self, filter: &UserFilter, limit: i64, now: DateTime<Utc>) -> Result<Vec<User>, Error> {
+        let sql = match filter {
+            UserFilter { acs_id: Some(_), .. } => LIST_BY_ACS_ID,
+            UserFilter { issuer: Some(_), subject: Some(_), .. } => LIST_BY_APP_USER,
+            _ => LIST,
+        };
         let rows: Vec<Row> = on_pool!(self, |db| {
-            sqlx::query_as(LIST)
+            sqlx::query_as(sql)
                 .bind(now)
                 .bind(filter.issuer.as_ref().map_or("", IssuerKey::as_str))
                 .bind(filter.subject.as_ref().map_or("", Subject::as_str))
@@ -132,16 +138,11 @@ impl Store {
     /// As [`Store::find_user`].
     pub async fn forget_users(&self, unchanged_since: DateTime<Utc>, now: DateTime<Utc>) -> Result<usize, Error> {
         let mut tx = self.begin().await?;
-        let ids: Vec<String> = on_tx!(&mut tx, |db| sqlx::query_scalar(FORGET)
-            .bind(unchanged_since)
-            .fetch_all(db)
-            .await)?;
+        let ids: Vec<String> =
+            on_tx!(&mut tx, |db| sqlx::query_scalar(FORGET).bind(unchanged_since).fetch_all(db).await)?;
         for id in &ids {
-            let user = UserId::parse(id).map_err(|_| Error::Corrupt {
-                table: "users",
-                column: "id",
-                row: id.clone(),
-            })?;
+            let user =
+                UserId::parse(id).map_err(|_| Error::Corrupt { table: "users", column: "id", row: id.clone() })?;
             let event = Event::new(Action::UserForgotten, Actor::Worker, user, Trace::default());
             tx.append_audit(&event, now).await?;
         }
@@ -160,22 +161,13 @@ impl Tx {
         let row: Option<Row> = match user {
             UserRef::Id(id) => {
                 execute!(self, sqlx::query(LOCK_BY_ID).bind(now).bind(id.as_str()))?;
-                on_tx!(self, |db| sqlx::query_as(FIND_BY_ID)
-                    .bind(now)
-                    .bind(id.as_str())
-                    .fetch_optional(db)
-                    .await)?
+                on_tx!(self, |db| sqlx::query_as(FIND_BY_ID).bind(now).bind(id.as_str()).fetch_optional(db).await)?
             }
             UserRef::AppUser(AppUser { issuer, subject }) => {
                 let (issuer, subject) = (issuer.as_str(), subject.as_str());
                 execute!(self, sqlx::query(LOCK_BY_APP_USER).bind(now).bind(issuer).bind(subject))?;
                 on_tx!(self, |db| {
-                    sqlx::query_as(FIND_BY_APP_USER)
-                        .bind(now)
-                        .bind(issuer)
-                        .bind(subject)
-                        .fetch_optional(db)
-                        .await
+                    sqlx::query_as(FIND_BY_APP_USER).bind(now).bind(issuer).bind(subject).fetch_optional(db).await
                 })?
             }
         };
@@ -224,23 +216,14 @@ impl TryFrom<Row> for User {
     type Error = Error;
 
     fn try_from(row: Row) -> Result<Self, Error> {
-        let corrupt = |column| Error::Corrupt {
-            table: "users",
-            column,
-            row: row.id.clone(),
-        };
+        let corrupt = |column| Error::Corrupt { table: "users", column, row: row.id.clone() };
         Ok(Self {
             id: UserId::parse(&row.id).map_err(|_| corrupt("id"))?,
             app_user: AppUser {
                 issuer: IssuerKey::parse(&row.issuer_key).map_err(|_| corrupt("issuer_key"))?,
                 subject: Subject::parse(&row.subject).map_err(|_| corrupt("subject"))?,
             },
-            acs_id: row
-                .acs_id
-                .as_deref()
-                .map(AcsId::parse)
-                .transpose()
-                .map_err(|_| corrupt("acs_id"))?,
+            acs_id: row.acs_id.as_deref().map(AcsId::parse).transpose().map_err(|_| corrupt("acs_id"))?,
             state: State::parse(&row.state).ok_or_else(|| corrupt("state"))?,
             resource: row.resource,
             blocked_at: row.blocked_at,

@@ -245,7 +245,10 @@ on_each_database! {
         let deleted = app.ops(Method::DELETE, "/users/test:alice", None).await;
         let revoked_again = app.revoke("alice").await;
         assert_eq!((revoked.status, deleted.status), (StatusCode::ACCEPTED, StatusCode::ACCEPTED));
-        assert_eq!((revoked_again.status, revoked_again.json()["operation"].is_null()), (StatusCode::OK, true));
+        // What ends the tokens now is the deletion, and it is not done: nobody may take it for done.
+        let told = revoked_again.json()["operation"]["kind"].clone();
+        assert_eq!((revoked_again.status, told), (StatusCode::ACCEPTED, json!("delete")));
+        assert_eq!(app.ops(Method::DELETE, "/users/test:alice", None).await.status, StatusCode::ACCEPTED);
         app.token(&app.issuer.login("alice"), None).await.assert_problem(409, "user_deleting");
         app.acs.fault(json!({"operation": "exchange", "kind": "status", "status": 503})).await;
         eventually(async || (database.count(PENDING).await == 0).then_some(())).await;
@@ -259,15 +262,31 @@ on_each_database! {
         let app = TestApp::start(&database).await;
         user_with_token(&app).await;
         app.ops(Method::DELETE, "/users/test:alice", None).await;
+        let (clock, acs, issuer) = (app.clock.clone(), app.acs.clone(), app.issuer.clone());
         app.stop().await.unwrap();
         // As if ACS had deleted the identity and nobody had been left to note it.
         database.execute("UPDATE users SET state = 'deleting', acs_id = (SELECT acs_id FROM operations)").await;
         database.execute("UPDATE operations SET completed_at = NULL, attempts = 1, unanswered = 1").await;
         database.execute("DELETE FROM audit_events WHERE action = 'operation_completed'").await;
-        let app = TestApp::start(&database).await;
+        let app = TestApp::replica(&database, "", &clock, acs, issuer).await;
         eventually(async || (database.count(PENDING).await == 0).then_some(())).await;
         assert_eq!(app.user("alice").await["state"], "unbound");
         assert_eq!(database.count(COMPLETED_EVENTS).await, 1);
+    }
+
+    async fn lease_of_a_dead_process_runs_out(database) {
+        let app = TestApp::start(&database).await;
+        let (_, token) = user_with_token(&app).await;
+        app.acs.fault(json!({"operation": "revoke", "kind": "status", "status": 503})).await;
+        assert_eq!(app.revoke("alice").await.status, StatusCode::ACCEPTED);
+        let dead = "UPDATE operations SET claimed_by = id, claimed_until = $1";
+        database.execute_at(dead, app.clock.now() + Duration::from_mins(5)).await;
+        app.acs.fault(json!({"operation": "exchange", "kind": "status", "status": 503})).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(database.count(PENDING).await, 1, "somebody may still be at it");
+        app.clock.advance(Duration::from_mins(6));
+        eventually(async || (database.count(PENDING).await == 0).then_some(())).await;
+        assert!(!is_active(&app, &token).await);
     }
 
     /// Two replicas hold the same deletion; the slow one comes back when the user has long started afresh.
@@ -286,6 +305,22 @@ on_each_database! {
         assert_eq!((&state["state"], &state["communicationUserId"]), (&json!("active"), &json!(second.identity())));
         assert!(is_active(&app, &second.token()).await);
         assert_eq!(database.count(COMPLETED_EVENTS).await, 1);
+    }
+
+    /// The settings name another resource, whose answers say nothing about tokens of the first.
+    async fn another_resource_confirms_nothing(database) {
+        let app = TestApp::start(&database).await;
+        let (_, token) = user_with_token(&app).await;
+        let (clock, acs, issuer) = (app.clock.clone(), app.acs.clone(), app.issuer.clone());
+        app.stop().await.unwrap();
+        let elsewhere = TestApp::start(&Database::sqlite()).await;
+        let astray = TestApp::start_with_endpoint(&database, &elsewhere.acs.url).await;
+        let answer = astray.ops(Method::POST, "/users/test:alice/revoke", None).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
+        assert_eq!(elsewhere.acs.stats().await["calls"]["revoke"], 0);
+        // The replica with the right settings does it.
+        let app = TestApp::replica(&database, "", &clock, acs, issuer).await;
+        eventually(async || (!is_active(&app, &token).await).then_some(())).await;
     }
 
     /// With wrong settings "not owned" is no confirmation: the tokens live on at the right resource.
@@ -307,6 +342,8 @@ on_each_database! {
         assert_eq!(revoke.status(), StatusCode::OK);
         assert!(!is_active(&app, &token).await);
         app.token(&old, None).await.assert_problem(401, "login_superseded");
+        let again = app.http.post(format!("{}/me/revoke", app.url)).bearer_auth(&old).send().await.unwrap();
+        assert_eq!(again.status(), StatusCode::UNAUTHORIZED, "a revoked login cannot lock its owner out again");
         let by_the_user = "SELECT COUNT(*) FROM audit_events WHERE action = 'access_revoked' AND actor_kind = 'user'";
         assert_eq!(database.count(by_the_user).await, 1);
     }
@@ -337,14 +374,7 @@ async fn users_delete_themselves_only_where_allowed() {
     let app = TestApp::start_with(&Database::sqlite(), "[users]\nself_delete = true").await;
     let (old, _) = user_with_token(&app).await;
     app.revoke("alice").await;
-    assert_eq!(
-        delete(&app, &old).await.unwrap().status(),
-        StatusCode::UNAUTHORIZED,
-        "a stolen login cannot delete"
-    );
-    assert_eq!(
-        delete(&app, &app.issuer.login("alice")).await.unwrap().status(),
-        StatusCode::OK
-    );
+    assert_eq!(delete(&app, &old).await.unwrap().status(), StatusCode::UNAUTHORIZED, "a stolen login cannot delete");
+    assert_eq!(delete(&app, &app.issuer.login("alice")).await.unwrap().status(), StatusCode::OK);
     eventually(async || (app.acs.stats().await["identities"] == 0).then_some(())).await;
 }

@@ -26,30 +26,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    (
-        "dev",
-        &["app", "auth", "config", "domain", "emulator", "shutdown", "telemetry"],
-    ),
-    (
-        "app",
-        &[
-            "acs", "auth", "config", "domain", "http", "service", "shutdown", "store", "worker",
-        ],
-    ),
-    (
-        "config",
-        &[
-            "acs",
-            "auth",
-            "domain",
-            "http",
-            "service",
-            "shutdown",
-            "store",
-            "telemetry",
-            "worker",
-        ],
-    ),
+    ("dev", &["app", "auth", "config", "domain", "emulator", "shutdown", "telemetry"]),
+    ("app", &["acs", "auth", "config", "domain", "http", "service", "shutdown", "store", "worker"]),
+    ("config", &["acs", "auth", "domain", "http", "service", "shutdown", "store", "telemetry", "worker"]),
     ("client", &["api", "domain"]),
     ("worker", &["service"]),
     ("http", &["api", "auth", "domain", "service", "store"]),
@@ -96,34 +75,20 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 /// The room of a source file: `src/http/token.rs` and `src/http.rs` are both of `http`.
 fn room(file: &Path) -> String {
     let inside = file.strip_prefix(root().join("src")).unwrap();
-    inside
-        .iter()
-        .next()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .trim_end_matches(".rs")
-        .to_owned()
+    inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
 /// Source code without comments and without its tests.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    text.lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// The rooms that code names: `crate::room` and, in the lists that rustfmt breaks over lines, `crate::{ room …`.
 fn named_rooms(code: &str, rooms: &BTreeSet<&str>) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
-    for rest in code
-        .split("crate::")
-        .skip(1)
-        .chain(code.split("acs_token_vendor::").skip(1))
-    {
+    for rest in code.split("crate::").skip(1).chain(code.split("acs_token_vendor::").skip(1)) {
         if let Some(list) = rest.strip_prefix('{') {
             let mut depth = 1;
             let mut word = String::new();
@@ -158,19 +123,15 @@ fn named_rooms(code: &str, rooms: &BTreeSet<&str>) -> BTreeSet<String> {
 
 #[test]
 fn arrows_go_down_only() {
-    let allowed: BTreeMap<_, BTreeSet<_>> = MAY_USE
-        .iter()
-        .map(|(room, uses)| (*room, uses.iter().copied().collect()))
-        .collect();
+    let allowed: BTreeMap<_, BTreeSet<_>> =
+        MAY_USE.iter().map(|(room, uses)| (*room, uses.iter().copied().collect())).collect();
     let rooms = allowed.keys().copied().collect();
     for file in rust_files(&root().join("src")) {
         let room = room(&file);
         if room == "lib" {
             continue;
         }
-        let uses = allowed
-            .get(room.as_str())
-            .unwrap_or_else(|| panic!("`{room}` has no line in the table"));
+        let uses = allowed.get(room.as_str()).unwrap_or_else(|| panic!("`{room}` has no line in the table"));
         for named in named_rooms(&code(&file), &rooms) {
             assert!(
                 named == room || uses.contains(named.as_str()),
@@ -185,9 +146,7 @@ fn arrows_go_down_only() {
 fn no_two_rooms_know_each_other() {
     let allowed: BTreeMap<_, _> = MAY_USE.iter().copied().collect();
     fn reaches<'a>(from: &'a str, to: &str, allowed: &BTreeMap<&'a str, &'a [&'a str]>) -> bool {
-        allowed[from]
-            .iter()
-            .any(|next| *next == to || reaches(next, to, allowed))
+        allowed[from].iter().any(|next| *next == to || reaches(next, to, allowed))
     }
     for room in allowed.keys() {
         assert!(!reaches(room, room, &allowed), "`{room}` can reach itself");
@@ -199,10 +158,7 @@ fn the_table_is_read_from_code_that_it_can_refuse() {
     let rooms = ["store", "http", "domain"].into();
     let names = |code| named_rooms(code, &rooms).into_iter().collect::<Vec<_>>().join(" ");
     assert_eq!(names("use crate::store::Store;"), "store");
-    assert_eq!(
-        names("use crate::{\n    domain::{clock::Clock, user},\n    http,\n};"),
-        "domain http"
-    );
+    assert_eq!(names("use crate::{\n    domain::{clock::Clock, user},\n    http,\n};"), "domain http");
     assert_eq!(names("use crate::{domain::store};"), "domain");
     assert_eq!(names("let x = crate::http::f();"), "http");
 }
@@ -213,27 +169,17 @@ fn libraries_stay_in_their_rooms() {
         let (room, code) = (room(&file), code(&file));
         for (library, rooms) in KNOWN_ONLY_BY {
             let knows = code.contains(&format!("{library}::"));
-            assert!(
-                !knows || rooms.contains(&room.as_str()),
-                "{}: `{room}` must not know {library}",
-                file.display()
-            );
+            assert!(!knows || rooms.contains(&room.as_str()), "{}: `{room}` must not know {library}", file.display());
         }
     }
 }
 
 #[test]
 fn files_open_with_their_purpose_and_stay_short() {
-    let files = rust_files(&root().join("src"))
-        .into_iter()
-        .chain(rust_files(&root().join("tests")));
+    let files = rust_files(&root().join("src")).into_iter().chain(rust_files(&root().join("tests")));
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        assert!(
-            text.starts_with("//! "),
-            "{} does not open with its purpose",
-            file.display()
-        );
+        assert!(text.starts_with("//! "), "{} does not open with its purpose", file.display());
         let lines = text.lines().count();
         assert!(lines <= 400, "{} has {lines} lines", file.display());
         assert!(!file.ends_with("mod.rs"), "{}", file.display());
@@ -246,22 +192,15 @@ fn documents_name_only_what_exists() {
         let text = fs::read_to_string(root().join(document)).unwrap();
         let mut seen = 0;
         for word in text.split('`').skip(1).step_by(2) {
-            let is_path = ["src/", "tests/", "migrations/", "docs/", "scripts/"]
-                .iter()
-                .any(|start| word.starts_with(start));
+            let is_path =
+                ["src/", "tests/", "migrations/", "docs/", "scripts/"].iter().any(|start| word.starts_with(start));
             if is_path && !word.contains(['{', '*', ' ']) {
                 seen += 1;
-                assert!(
-                    root().join(word).exists(),
-                    "{document} names `{word}`, which does not exist"
-                );
+                assert!(root().join(word).exists(), "{document} names `{word}`, which does not exist");
             }
         }
         assert!(seen > 0 || document != "ARCHITECTURE.md");
     }
-    let lines = fs::read_to_string(root().join("ARCHITECTURE.md"))
-        .unwrap()
-        .lines()
-        .count();
+    let lines = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap().lines().count();
     assert!(lines < 150, "ARCHITECTURE.md has {lines} lines");
 }

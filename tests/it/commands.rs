@@ -17,21 +17,10 @@ async fn dev_gives_a_token_and_keeps_the_identity_over_restarts() {
     let login = sign_in(&url, json!({"user": "alice"})).await;
     let answer = token(&url, &login).await;
     let introspect = format!("{}/_emulator/introspect", first.url("emulator"));
-    let seen: Value = client()
-        .post(introspect)
-        .json(&json!({"token": answer.token()}))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let seen: Value =
+        client().post(introspect).json(&json!({"token": answer.token()})).send().await.unwrap().json().await.unwrap();
     assert_eq!(seen["active"], true);
-    let ready = client()
-        .get(format!("{}/readyz", first.url("probes")))
-        .send()
-        .await
-        .unwrap();
+    let ready = client().get(format!("{}/readyz", first.url("probes"))).send().await.unwrap();
     assert!(ready.status().is_success());
     assert!(first.terminate(), "SIGTERM ends it well");
 
@@ -53,81 +42,39 @@ async fn dev_logins_are_checked_like_any_other() {
         json!({"user": "alice", "claims": {"aud": "other"}}),
         json!({"user": "alice", "claims": {"iss": "https://evil.example"}}),
     ] {
-        token(&url, &sign_in(&url, bad).await)
-            .await
-            .assert_problem(401, "invalid_token");
+        token(&url, &sign_in(&url, bad).await).await.assert_problem(401, "invalid_token");
     }
-    let old = sign_in(
-        &url,
-        json!({"user": "alice", "issuedSecondsAgo": 1800, "claims": {"name": "A"}}),
-    )
-    .await;
+    let old = sign_in(&url, json!({"user": "alice", "issuedSecondsAgo": 1800, "claims": {"name": "A"}})).await;
     token(&url, &old).await.token();
-    let refused = client()
-        .post(format!("{url}/dev/login"))
-        .json(&json!({"usr": "x"}))
-        .send()
-        .await
-        .unwrap();
+    let refused = client().post(format!("{url}/dev/login")).json(&json!({"usr": "x"})).send().await.unwrap();
     assert!(refused.status().is_client_error());
 }
 
 #[tokio::test]
 async fn quickstart_does_what_it_says_and_leaves_nothing() {
-    let emulator = Running::start(
-        &["emulator", "--listen", "127.0.0.1:0", "--access-key", "c2VjcmV0"],
-        "http://",
-    );
+    let emulator = Running::start(&["emulator", "--listen", "127.0.0.1:0", "--access-key", "c2VjcmV0"], "http://");
     let url = emulator.url("emulator of ACS on");
     let connection = format!("endpoint={url}/;accesskey=c2VjcmV0");
-    let (good, said, complained) = run(
-        &["quickstart"],
-        &[("COMMUNICATION_SERVICES_CONNECTION_STRING", &connection)],
-    );
+    let (good, said, complained) = run(&["quickstart"], &[("COMMUNICATION_SERVICES_CONNECTION_STRING", &connection)]);
     assert!(good, "{said}{complained}");
-    for step in [
-        "Created an identity",
-        "scope `voip` that expires at",
-        "without naming a user",
-        "Revoked",
-        "Deleted",
-    ] {
+    for step in ["Created an identity", "scope `voip` that expires at", "without naming a user", "Revoked", "Deleted"] {
         assert!(said.contains(step), "no `{step}` in:\n{said}");
     }
     assert!(!said.contains("eyJ"), "no token is shown");
-    let stats: Value = client()
-        .get(format!("{url}/_emulator/stats"))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let stats: Value = client().get(format!("{url}/_emulator/stats")).send().await.unwrap().json().await.unwrap();
     assert_eq!(stats["identities"], 0);
-    assert_eq!(
-        stats["calls"],
-        json!({"create": 2, "issue": 1, "revoke": 1, "delete": 2, "exchange": 0})
-    );
+    assert_eq!(stats["calls"], json!({"create": 2, "issue": 1, "revoke": 1, "delete": 2, "exchange": 0}));
 
     let wrong_key = format!("endpoint={url}/;accesskey=b3RoZXI=");
-    let (good, _, complained) = run(
-        &["quickstart"],
-        &[("COMMUNICATION_SERVICES_CONNECTION_STRING", &wrong_key)],
-    );
+    let (good, _, complained) = run(&["quickstart"], &[("COMMUNICATION_SERVICES_CONNECTION_STRING", &wrong_key)]);
     assert!(!good);
-    assert!(
-        complained.contains("could not create an identity") && complained.contains("`Denied`"),
-        "{complained}"
-    );
+    assert!(complained.contains("could not create an identity") && complained.contains("`Denied`"), "{complained}");
 }
 
 #[test]
 fn quickstart_says_what_it_needs() {
     let (good, _, complained) = run(&["quickstart"], &[]);
-    assert!(
-        !good && complained.contains("set COMMUNICATION_SERVICES_CONNECTION_STRING"),
-        "{complained}"
-    );
+    assert!(!good && complained.contains("set COMMUNICATION_SERVICES_CONNECTION_STRING"), "{complained}");
     let nobody = "endpoint=http://127.0.0.1:9;accesskey=c2VjcmV0";
     let (good, _, complained) = run(&["quickstart"], &[("COMMUNICATION_SERVICES_CONNECTION_STRING", nobody)]);
     assert!(!good && complained.contains("ACS could not be reached"), "{complained}");
@@ -136,15 +83,9 @@ fn quickstart_says_what_it_needs() {
 #[test]
 fn settings_can_be_checked_without_starting() {
     let (good, _, complained) = run(&["check-config"], &[]);
-    assert!(
-        !good && complained.contains("acs.connection_string") && complained.contains("issuers"),
-        "{complained}"
-    );
+    assert!(!good && complained.contains("acs.connection_string") && complained.contains("issuers"), "{complained}");
     let good_settings = [
-        (
-            "COMMUNICATION_SERVICES_CONNECTION_STRING",
-            "endpoint=https://r.example;accesskey=c2VjcmV0",
-        ),
+        ("COMMUNICATION_SERVICES_CONNECTION_STRING", "endpoint=https://r.example;accesskey=c2VjcmV0"),
         ("VENDOR__ISSUERS__MAIN__ISSUER", "https://login.example.com"),
         ("VENDOR__ISSUERS__MAIN__AUDIENCE", "my-app"),
         ("VENDOR__ISSUERS__MAIN__POLICY__SCOPES", "chat,voip"),
@@ -161,10 +102,7 @@ fn migrate_is_done_once() {
     let url = format!("sqlite:{}/vendor.db", folder.path().display());
     let settings = [
         ("DATABASE_URL", url.as_str()),
-        (
-            "COMMUNICATION_SERVICES_CONNECTION_STRING",
-            "endpoint=https://r.example;accesskey=c2VjcmV0",
-        ),
+        ("COMMUNICATION_SERVICES_CONNECTION_STRING", "endpoint=https://r.example;accesskey=c2VjcmV0"),
         ("VENDOR__ISSUERS__MAIN__ISSUER", "https://login.example.com"),
         ("VENDOR__ISSUERS__MAIN__AUDIENCE", "my-app"),
         ("VENDOR__ISSUERS__MAIN__POLICY__SCOPES", "chat"),
@@ -186,10 +124,7 @@ fn openapi_comes_in_both_forms() {
 
 #[tokio::test]
 async fn the_parts_of_dev_work_as_processes_of_their_own() {
-    let emulator = Running::start(
-        &["emulator", "--listen", "127.0.0.1:0", "--access-key", "c2VjcmV0"],
-        "http://",
-    );
+    let emulator = Running::start(&["emulator", "--listen", "127.0.0.1:0", "--access-key", "c2VjcmV0"], "http://");
     let issuer = Running::start(&["dev-issuer", "--listen", "127.0.0.1:0"], "http://");
     let (acs, issuer_url) = (emulator.url("emulator of ACS on"), issuer.url("issuer of logins on"));
     let folder = tempfile::tempdir().unwrap();
@@ -201,10 +136,7 @@ async fn the_parts_of_dev_work_as_processes_of_their_own() {
             .env("VENDOR__ADMIN__LISTEN", &admin)
             .env("VENDOR__SHUTDOWN__DELAY", "0s")
             .env("DATABASE_URL", format!("sqlite:{}/vendor.db", folder.path().display()))
-            .env(
-                "COMMUNICATION_SERVICES_CONNECTION_STRING",
-                format!("endpoint={acs}/;accesskey=c2VjcmV0"),
-            )
+            .env("COMMUNICATION_SERVICES_CONNECTION_STRING", format!("endpoint={acs}/;accesskey=c2VjcmV0"))
             .env("VENDOR__ISSUERS__DEV__ISSUER", format!("{issuer_url}/dev"))
             .env("VENDOR__ISSUERS__DEV__AUDIENCE", "acs-token-vendor-dev")
             .env("VENDOR__ISSUERS__DEV__POLICY__SCOPES", "voip")
@@ -212,16 +144,8 @@ async fn the_parts_of_dev_work_as_processes_of_their_own() {
             .spawn()
             .unwrap()
     };
-    let service = Running {
-        child: serve(Stdio::null()),
-        said: Vec::new(),
-    };
-    eventually(async || {
-        run(&["healthcheck"], &[("VENDOR__ADMIN__LISTEN", &admin)])
-            .0
-            .then_some(())
-    })
-    .await;
+    let service = Running { child: serve(Stdio::null()), said: Vec::new() };
+    eventually(async || run(&["healthcheck"], &[("VENDOR__ADMIN__LISTEN", &admin)]).0.then_some(())).await;
     let login = sign_in(&issuer_url, json!({"user": "alice"})).await;
     token(&format!("http://{listen}"), &login).await.token();
     assert!(service.terminate());
@@ -231,9 +155,5 @@ async fn the_parts_of_dev_work_as_processes_of_their_own() {
 
 /// An address that was free a moment ago.
 fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

@@ -5,18 +5,12 @@ use std::collections::HashMap;
 use acs_token_vendor::config;
 
 fn environment(variables: &[(&str, &str)]) -> HashMap<String, String> {
-    variables
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 /// The least that a start needs, all by environment.
 const LEAST: &[(&str, &str)] = &[
-    (
-        "COMMUNICATION_SERVICES_CONNECTION_STRING",
-        "endpoint=https://r.communication.azure.com/;accesskey=c2VjcmV0",
-    ),
+    ("COMMUNICATION_SERVICES_CONNECTION_STRING", "endpoint=https://r.communication.azure.com/;accesskey=c2VjcmV0"),
     ("VENDOR__ISSUERS__MAIN__ISSUER", "https://login.example.com"),
     ("VENDOR__ISSUERS__MAIN__AUDIENCE", "my-app"),
     ("VENDOR__ISSUERS__MAIN__POLICY__SCOPES", "chat,voip"),
@@ -44,10 +38,7 @@ fn environment_alone_is_enough() {
     let settings = with(&[("DATABASE_URL", "postgres://localhost/vendor")]).unwrap();
     assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(settings.issuers.len(), 1);
-    assert_eq!(
-        settings.connection.endpoint.as_str(),
-        "https://r.communication.azure.com"
-    );
+    assert_eq!(settings.connection.endpoint.as_str(), "https://r.communication.azure.com");
     assert!(settings.server.cors_origins.0.is_empty());
     assert!(!settings.server.docs);
 }
@@ -157,10 +148,23 @@ fn one_issuer_cannot_be_two() {
 }
 
 #[test]
+fn faults_show_no_secret() {
+    let unclosed = "[acs]\nconnection_string = \"endpoint=https://r.example;accesskey=c2VjcmV0";
+    let told = config::parse(unclosed).unwrap_err().to_string();
+    assert!(told.contains("line 2") && !told.contains("c2VjcmV0"), "{told}");
+    for (name, value) in [
+        ("VENDOR__ACS", "endpoint=https://r.example;accesskey=c2VjcmV0"),
+        ("VENDOR__DATABASE", "postgres://u:c2VjcmV0@db/vendor"),
+        ("VENDOR__SERVER__DOCS", "c2VjcmV0"),
+        ("VENDOR__DATABASE__MAX_CONNECTIONS", "c2VjcmV0"),
+    ] {
+        let told = with(&[(name, value)]).unwrap_err().to_string();
+        assert!(!told.contains("c2VjcmV0"), "{name}: {told}");
+    }
+}
+
+#[test]
 fn settings_show_no_secret() {
-    let shown = format!(
-        "{:?}",
-        with(&[("DATABASE_URL", "postgres://u:hunter2@localhost/vendor")]).unwrap()
-    );
+    let shown = format!("{:?}", with(&[("DATABASE_URL", "postgres://u:hunter2@localhost/vendor")]).unwrap());
     assert!(!shown.contains("c2VjcmV0") && !shown.contains("hunter2"), "{shown}");
 }

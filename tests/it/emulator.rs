@@ -110,16 +110,8 @@ async fn badly_signed_requests_are_denied() {
         ("no content hash", without("x-ms-content-sha256"), DENIED),
         ("bearer", with("authorization", "Bearer token"), DENIED),
         ("other key", with("authorization", &other_key), DENIED),
-        (
-            "date unsigned",
-            with("authorization", &other_key.replace("x-ms-date;", "")),
-            DENIED,
-        ),
-        (
-            "other host",
-            with("host", "my-resource.communication.azure.com"),
-            DENIED,
-        ),
+        ("date unsigned", with("authorization", &other_key.replace("x-ms-date;", "")), DENIED),
+        ("other host", with("host", "my-resource.communication.azure.com"), DENIED),
         ("other body", tampered, HASH),
         ("other hash", with("x-ms-content-sha256", "AAAA"), HASH),
         ("date not a date", with("x-ms-date", "yesterday"), DENIED),
@@ -133,10 +125,7 @@ async fn badly_signed_requests_are_denied() {
     }
     assert_eq!(rig.execute(good()).await.status, 201);
     let stats = rig.control("stats").await;
-    assert_eq!(
-        (&stats["unauthorized"], &stats["identities"]),
-        (&json!(count), &json!(1))
-    );
+    assert_eq!((&stats["unauthorized"], &stats["identities"]), (&json!(count), &json!(1)));
 }
 
 #[tokio::test]
@@ -179,22 +168,11 @@ async fn deleted_identity_takes_its_tokens_along() {
 async fn foreign_and_malformed_identities_are_refused() {
     let rig = Rig::start().await;
     let not_owned = error("IdentityNotOwned", "Provided identity doesn't belong to the resource.");
-    for answer in [
-        rig.issue(FOREIGN).await,
-        rig.revoke(FOREIGN).await,
-        rig.delete(FOREIGN).await,
-    ] {
+    for answer in [rig.issue(FOREIGN).await, rig.revoke(FOREIGN).await, rig.delete(FOREIGN).await] {
         assert_eq!((answer.status, answer.body), (401, not_owned.clone()));
     }
-    for answer in [
-        rig.issue("alice").await,
-        rig.revoke("alice").await,
-        rig.delete("alice").await,
-    ] {
-        assert_eq!(
-            (answer.status, &answer.body["error"]["code"]),
-            (400, &json!("ValidationError"))
-        );
+    for answer in [rig.issue("alice").await, rig.revoke("alice").await, rig.delete("alice").await] {
+        assert_eq!((answer.status, &answer.body["error"]["code"]), (400, &json!("ValidationError")));
     }
     let expected = json!({ "id": "alice", "exists": false, "tokensIssued": 0, "tokensActive": 0 });
     assert_eq!(rig.control("identities/alice").await, expected);
@@ -207,15 +185,8 @@ async fn identity_of_an_earlier_run_is_adopted_unless_strict() {
     assert_eq!(restarted.issue(&id).await.status, 200);
     assert_eq!(restarted.control("stats").await["identities"], 1);
     let strict = Rig::start_with(true).await;
-    for answer in [
-        strict.issue(&id).await,
-        strict.revoke(&id).await,
-        strict.delete(&id).await,
-    ] {
-        assert_eq!(
-            (answer.status, &answer.body["error"]["code"]),
-            (404, &json!("IdentityNotFound"))
-        );
+    for answer in [strict.issue(&id).await, strict.revoke(&id).await, strict.delete(&id).await] {
+        assert_eq!((answer.status, &answer.body["error"]["code"]), (404, &json!("IdentityNotFound")));
     }
 }
 
@@ -231,23 +202,14 @@ async fn token_of_an_earlier_run_is_unknown() {
 #[tokio::test]
 async fn every_mistake_is_answered_in_the_error_shape() {
     let rig = Rig::start().await;
-    let issue = format!(
-        "/identities/{}/:issueAccessToken?api-version=2023-10-01",
-        rig.create().await
-    );
+    let issue = format!("/identities/{}/:issueAccessToken?api-version=2023-10-01", rig.create().await);
     let large = "x".repeat(70_000);
     for (method, target, body, status, code) in [
         ("POST", "/identities", "", 400, "ApiVersionUnspecified"),
         ("POST", "/identities?api-version=1", "", 400, "UnsupportedApiVersion"),
         ("GET", CREATE, "", 405, "MethodNotAllowed"),
         ("POST", "/nowhere?api-version=2023-10-01", "", 404, "NotFound"),
-        (
-            "POST",
-            "/teamsUser/:exchangeAccessToken?api-version=2023-10-01",
-            "{}",
-            404,
-            "NotFound",
-        ),
+        ("POST", "/teamsUser/:exchangeAccessToken?api-version=2023-10-01", "{}", 404, "NotFound"),
         ("POST", CREATE, "{", 400, "ValidationError"),
         ("POST", CREATE, &large, 413, "PayloadTooLarge"),
         ("POST", &issue, "", 400, "ValidationError"),
@@ -257,11 +219,7 @@ async fn every_mistake_is_answered_in_the_error_shape() {
         ("POST", "/_emulator/introspect", "[]", 400, "ValidationError"),
     ] {
         let answer = rig.call(method, target, body).await;
-        assert_eq!(
-            (answer.status, &answer.body["error"]["code"]),
-            (status, &json!(code)),
-            "{target}"
-        );
+        assert_eq!((answer.status, &answer.body["error"]["code"]), (status, &json!(code)), "{target}");
     }
     let message = format!(
         "The HTTP resource that matches the request URI 'http://{}/identities' does not support the API version '1'.",
@@ -280,14 +238,10 @@ async fn status_fault_answers_without_acting_until_spent() {
     rig.fault(json!({ "operation": "create", "kind": "status", "status": 429, "retryAfterSeconds": 7, "count": 1 }))
         .await;
     let throttled = create().await;
-    assert_eq!(
-        (throttled.status, &throttled.body["error"]["code"]),
-        (429, &json!("TooManyRequests"))
-    );
+    assert_eq!((throttled.status, &throttled.body["error"]["code"]), (429, &json!("TooManyRequests")));
     assert_eq!(throttled.headers["retry-after"], "7");
     assert_eq!(create().await.status, 201);
-    rig.fault(json!({ "operation": "*", "kind": "status", "status": 503 }))
-        .await;
+    rig.fault(json!({ "operation": "*", "kind": "status", "status": 503 })).await;
     let unavailable = create().await;
     assert_eq!(unavailable.status, 503);
     assert!(!unavailable.headers.contains_key("retry-after"));
@@ -313,8 +267,7 @@ async fn dropped_connection_brings_no_byte_of_an_answer() {
 #[tokio::test]
 async fn late_call_acts_after_its_caller_is_gone() {
     let rig = Rig::start().await;
-    rig.fault(json!({ "operation": "create", "kind": "late", "delayMs": 50 }))
-        .await;
+    rig.fault(json!({ "operation": "create", "kind": "late", "delayMs": 50 })).await;
     let result = rig.client.execute(rig.request("POST", CREATE, "")).await;
     assert!(result.unwrap_err().is_request());
     let acted = async {
@@ -328,18 +281,14 @@ async fn late_call_acts_after_its_caller_is_gone() {
 #[tokio::test]
 async fn delayed_call_is_answered_and_hanging_call_is_not() {
     let rig = Rig::start().await;
-    rig.fault(json!({ "operation": "create", "kind": "delay", "delayMs": 5 }))
-        .await;
+    rig.fault(json!({ "operation": "create", "kind": "delay", "delayMs": 5 })).await;
     rig.create().await;
     rig.fault(json!({ "operation": "create", "kind": "hang" })).await;
     let mut request = rig.request("POST", CREATE, "");
     *request.timeout_mut() = Some(Duration::from_millis(300));
     assert!(rig.client.execute(request).await.unwrap_err().is_timeout());
     let stats = rig.control("stats").await;
-    assert_eq!(
-        (&stats["identities"], &stats["calls"]["create"]),
-        (&json!(1), &json!(2))
-    );
+    assert_eq!((&stats["identities"], &stats["calls"]["create"]), (&json!(1), &json!(2)));
 }
 
 #[tokio::test]
@@ -349,9 +298,6 @@ async fn bad_fault_rule_is_refused_and_changes_nothing() {
     rig.fault(good.clone()).await;
     let bad = json!({ "rules": [{ "operation": "issue", "kind": "hang" }, { "operation": "issue", "kind": "delay" }] });
     let answer = rig.call("PUT", "/_emulator/faults", &bad.to_string()).await;
-    assert_eq!(
-        (answer.status, &answer.body["error"]["target"]),
-        (400, &json!("rules[1].delayMs"))
-    );
+    assert_eq!((answer.status, &answer.body["error"]["target"]), (400, &json!("rules[1].delayMs")));
     assert_eq!(rig.control("faults").await, json!({ "rules": [good] }));
 }

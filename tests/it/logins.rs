@@ -24,9 +24,7 @@ async fn a_request_without_login_is_asked_for_one() {
         request(),
         request().header("authorization", "Basic YTpi"),
         request().header("authorization", "Bearer"),
-        request()
-            .bearer_auth(app.issuer.login("a"))
-            .header("authorization", "Bearer x"),
+        request().bearer_auth(app.issuer.login("a")).header("authorization", "Bearer x"),
     ] {
         let answer = Answer::of(request.send().await.unwrap()).await;
         answer.assert_problem(401, "missing_credentials");
@@ -42,94 +40,50 @@ async fn every_fault_of_a_login_is_answered_with_the_same_text() {
     let now = app.clock.now().timestamp();
     let key = issuer.keys.lock().unwrap()[0].clone();
     let good = issuer.claims("mallory");
-    let typed = |typ: &str| {
-        key.sign(
-            &Header {
-                typ: Some(typ.to_owned()),
-                ..key.header()
-            },
-            &good,
-        )
-    };
+    let typed = |typ: &str| key.sign(&Header { typ: Some(typ.to_owned()), ..key.header() }, &good);
     let tampered = {
         let login = issuer.login("mallory");
         let parts: Vec<_> = login.split('.').collect();
         let mut claims = good.clone();
         claims["sub"] = json!("alice");
-        format!(
-            "{}.{}.{}",
-            parts[0],
-            BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()),
-            parts[2]
-        )
+        format!("{}.{}.{}", parts[0], BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()), parts[2])
     };
     let by_secret = {
         let public = key.public.clone();
         let secret = EncodingKey::from_secret(serde_json::to_string(&public).unwrap().as_bytes());
-        jsonwebtoken::encode(
-            &Header {
-                kid: Some(key.id.clone()),
-                ..Header::new(Algorithm::HS256)
-            },
-            &good,
-            &secret,
-        )
-        .unwrap()
+        jsonwebtoken::encode(&Header { kid: Some(key.id.clone()), ..Header::new(Algorithm::HS256) }, &good, &secret)
+            .unwrap()
     };
     let unsigned = {
         let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         format!("{}.{}.", part(json!({"alg": "none"})), part(good.clone()))
     };
     let foreign_key = TestKey::new(&key.id);
-    let own_key_inside = Header {
-        jwk: Some(foreign_key.public.clone()),
-        ..foreign_key.header()
-    };
+    let own_key_inside = Header { jwk: Some(foreign_key.public.clone()), ..foreign_key.header() };
     let faulty = [
         ("garbage", "garbage".to_owned()),
         ("empty", String::from(".")),
-        (
-            "another issuer",
-            issuer.login_with("mallory", json!({"iss": "https://evil.example"})),
-        ),
+        ("another issuer", issuer.login_with("mallory", json!({"iss": "https://evil.example"}))),
         ("no issuer", issuer.login_with("mallory", json!({"iss": null}))),
-        (
-            "another audience",
-            issuer.login_with("mallory", json!({"aud": "other"})),
-        ),
+        ("another audience", issuer.login_with("mallory", json!({"aud": "other"}))),
         ("no audience", issuer.login_with("mallory", json!({"aud": null}))),
         ("expired", issuer.login_with("mallory", json!({"exp": now - 31}))),
         ("without expiry", issuer.login_with("mallory", json!({"exp": null}))),
         ("not yet valid", issuer.login_with("mallory", json!({"nbf": now + 60}))),
-        (
-            "from the future",
-            issuer.login_with("mallory", json!({"iat": now + 60})),
-        ),
-        (
-            "signed in in the future",
-            issuer.login_with("mallory", json!({"auth_time": now + 60})),
-        ),
+        ("from the future", issuer.login_with("mallory", json!({"iat": now + 60}))),
+        ("signed in in the future", issuer.login_with("mallory", json!({"auth_time": now + 60}))),
         ("without time", issuer.login_with("mallory", json!({"iat": null}))),
         ("without subject", issuer.login_with("mallory", json!({"sub": null}))),
         ("empty subject", issuer.login_with("mallory", json!({"sub": ""}))),
-        (
-            "long subject",
-            issuer.login_with("mallory", json!({"sub": "x".repeat(257)})),
-        ),
-        (
-            "subject with NUL",
-            issuer.login_with("mallory", json!({"sub": "a\u{0}b"})),
-        ),
+        ("long subject", issuer.login_with("mallory", json!({"sub": "x".repeat(257)}))),
+        ("subject with NUL", issuer.login_with("mallory", json!({"sub": "a\u{0}b"}))),
         ("numeric subject", issuer.login_with("mallory", json!({"sub": 7}))),
         ("security event", typed("secevent+jwt")),
         ("logout token", typed("logout+jwt")),
         ("tampered", tampered),
         ("signed with the public key", by_secret),
         ("unsigned", unsigned),
-        (
-            "signed by another key of the same id",
-            foreign_key.sign(&foreign_key.header(), &good),
-        ),
+        ("signed by another key of the same id", foreign_key.sign(&foreign_key.header(), &good)),
         ("bringing its own key", foreign_key.sign(&own_key_inside, &good)),
     ];
     let mut texts = std::collections::HashSet::new();
@@ -150,15 +104,8 @@ async fn odd_but_good_logins_are_let_in() {
     let app = start().await;
     let now = app.clock.now().timestamp();
     let key = app.issuer.keys.lock().unwrap()[0].clone();
-    let untyped = Header {
-        typ: None,
-        kid: None,
-        ..key.header()
-    };
-    let access_token = Header {
-        typ: Some("at+jwt".into()),
-        ..key.header()
-    };
+    let untyped = Header { typ: None, kid: None, ..key.header() };
+    let access_token = Header { typ: Some("at+jwt".into()), ..key.header() };
     for login in [
         app.issuer.login_with("ä/%: zoë@example.com", json!({})),
         app.issuer.login_with("a", json!({"aud": ["other", "vendor"]})),
@@ -207,9 +154,7 @@ async fn last_good_keys_serve_while_the_issuer_is_away_but_not_for_ever() {
     app.clock.advance(Duration::from_hours(23));
     app.token(&app.issuer.login("alice"), None).await.token();
     app.clock.advance(Duration::from_hours(2));
-    app.token(&app.issuer.login("alice"), None)
-        .await
-        .assert_problem(503, "keys_unavailable");
+    app.token(&app.issuer.login("alice"), None).await.assert_problem(503, "keys_unavailable");
     app.clock.advance(Duration::from_secs(5));
     app.issuer.is_down.store(false, Ordering::SeqCst);
     app.token(&app.issuer.login("alice"), None).await.token();

@@ -7,10 +7,7 @@ use acs_token_vendor::store::{Settings, Store};
 use crate::support::{Database, database::on_each_database};
 
 fn store_settings(database: &Database) -> Settings {
-    Settings {
-        url: database.url().into(),
-        ..Settings::default()
-    }
+    Settings { url: database.url().into(), ..Settings::default() }
 }
 
 on_each_database! {
@@ -45,20 +42,14 @@ fn both_databases_have_the_same_tables_and_columns() {
 /// Tables with their columns in order, each with what else its line says but the type.
 fn shape(database: &str) -> BTreeMap<String, Vec<String>> {
     let folder = format!("{}/migrations/{database}", env!("CARGO_MANIFEST_DIR"));
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut table = None;
-    for line in files.iter().flat_map(|file| {
-        std::fs::read_to_string(file)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    }) {
+    for line in files
+        .iter()
+        .flat_map(|file| std::fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+    {
         let words: Vec<_> = line.split_whitespace().collect();
         match words.as_slice() {
             ["CREATE", "TABLE", name, ..] => table = Some((*name).to_owned()),
@@ -67,9 +58,7 @@ fn shape(database: &str) -> BTreeMap<String, Vec<String>> {
             [column, _type, rest @ ..] => {
                 if let Some(table) = &table {
                     let in_table = tables.entry(table.clone()).or_default();
-                    let is_constraint = ["UNIQUE", "CHECK", "PRIMARY"]
-                        .iter()
-                        .any(|word| column.starts_with(word));
+                    let is_constraint = ["UNIQUE", "CHECK", "PRIMARY"].iter().any(|word| column.starts_with(word));
                     in_table.push(if is_constraint {
                         words.join(" ")
                     } else {

@@ -40,11 +40,7 @@ enum Step {
     /// The block is lifted.
     Unblock,
     /// The next calls to ACS go wrong.
-    Fault {
-        operation: &'static str,
-        kind: &'static str,
-        count: u32,
-    },
+    Fault { operation: &'static str, kind: &'static str, count: u32 },
     /// The process dies, and another one starts.
     Crash,
     /// Time passes.
@@ -61,13 +57,7 @@ fn fences() -> impl Strategy<Value = Fence> {
 
 fn steps() -> impl Strategy<Value = Step> {
     let operation = prop_oneof![Just("create"), Just("issue"), Just("revoke"), Just("delete"), Just("*")];
-    let kind = prop_oneof![
-        Just("status"),
-        Just("drop_before"),
-        Just("drop_after"),
-        Just("late"),
-        Just("delay")
-    ];
+    let kind = prop_oneof![Just("status"), Just("drop_before"), Just("drop_after"), Just("late"), Just("delay")];
     prop_oneof![
         2 => Just(Step::SignIn),
         5 => (0..3_usize).prop_map(|older| Step::Token { older }),
@@ -110,20 +100,14 @@ impl World {
                 clock.advance(Duration::from_millis(100));
             }
         });
-        let mut world = Self {
-            app,
-            model: Model::default(),
-        };
+        let mut world = Self { app, model: Model::default() };
         world.sign_in();
         world
     }
 
     fn sign_in(&mut self) {
         let second = self.app.clock.now().timestamp();
-        let login = self
-            .app
-            .issuer
-            .login_with("alice", json!({"iat": second, "exp": second + 86_400}));
+        let login = self.app.issuer.login_with("alice", json!({"iat": second, "exp": second + 86_400}));
         self.model.logins.push((login, second));
     }
 
@@ -158,10 +142,7 @@ impl World {
             }
             Step::Unblock => {
                 let answer = self.app.ops(Method::POST, "/users/test:alice/unblock", None).await;
-                assert!(
-                    [StatusCode::OK, StatusCode::NOT_FOUND].contains(&answer.status),
-                    "{answer:?}"
-                );
+                assert!([StatusCode::OK, StatusCode::NOT_FOUND].contains(&answer.status), "{answer:?}");
                 self.model.blocked = false;
             }
             Step::Fault { operation, kind, count } => {
@@ -221,10 +202,7 @@ impl World {
     }
 
     async fn judge_fence(&mut self, fence: Fence, answer: &Answer, before: i64) {
-        assert!(
-            [StatusCode::OK, StatusCode::ACCEPTED].contains(&answer.status),
-            "{answer:?}"
-        );
+        assert!([StatusCode::OK, StatusCode::ACCEPTED].contains(&answer.status), "{answer:?}");
         self.model.fences += 1;
         match fence {
             Fence::Revoke { spare_logins: true } => {}
@@ -257,10 +235,7 @@ impl World {
 
     /// Everything settles by itself, and a user with a new login is served.
     async fn settle(&mut self, database: &Database) {
-        self.app
-            .acs
-            .fault(json!({"operation": "exchange", "kind": "delay", "delayMs": 1}))
-            .await;
+        self.app.acs.fault(json!({"operation": "exchange", "kind": "delay", "delayMs": 1})).await;
         let pending = "SELECT COUNT(*) FROM operations WHERE completed_at IS NULL";
         eventually(async || (database.count(pending).await == 0).then_some(())).await;
         self.assert_old_tokens_are_dead().await;
@@ -275,20 +250,11 @@ impl World {
             (answer.status == StatusCode::OK).then_some(answer)
         })
         .await;
-        assert_eq!(
-            self.app.acs.introspect(&served.token()).await["active"],
-            true,
-            "a fresh token is alive"
-        );
+        assert_eq!(self.app.acs.introspect(&served.token()).await["active"], true, "a fresh token is alive");
         eventually(async || (database.count(pending).await == 0).then_some(())).await;
-        let orphans = database
-            .count("SELECT COUNT(*) FROM audit_events WHERE action = 'possible_orphan'")
-            .await;
+        let orphans = database.count("SELECT COUNT(*) FROM audit_events WHERE action = 'possible_orphan'").await;
         let identities = self.app.acs.stats().await["identities"].as_i64().unwrap();
-        assert!(
-            identities <= 1 + orphans,
-            "promise 1: {identities} identities, {orphans} counted as lost"
-        );
+        assert!(identities <= 1 + orphans, "promise 1: {identities} identities, {orphans} counted as lost");
     }
 }
 
@@ -299,20 +265,12 @@ fn rule_without_status(mut rule: serde_json::Value) -> serde_json::Value {
 
 fn cases() -> u32 {
     let environment = config::environment();
-    environment
-        .get("PROPTEST_CASES")
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(DEFAULT_CASES)
+    environment.get("PROPTEST_CASES").and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_CASES)
 }
 
 fn run(make: impl Fn() -> Option<Database>) {
     let runtime = Runtime::new().unwrap();
-    let settings = Config {
-        cases: cases(),
-        max_shrink_iters: 60,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let settings = Config { cases: cases(), max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(settings);
     let outcome = runner.run(&prop::collection::vec(steps(), 1..LONGEST), |sequence| {
         let Some(database) = make() else { return Ok(()) };
@@ -333,8 +291,7 @@ fn run(make: impl Fn() -> Option<Database>) {
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_default()
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 #[test]

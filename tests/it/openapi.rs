@@ -6,20 +6,14 @@ use crate::support::{Answer, Database, TestApp};
 fn the_file_is_what_the_code_says() {
     let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.yaml")).unwrap();
     let code = acs_token_vendor::http::openapi().to_yaml().unwrap();
-    assert!(
-        file == code,
-        "openapi.yaml is out of date: cargo run -- openapi > openapi.yaml"
-    );
+    assert!(file == code, "openapi.yaml is out of date: cargo run -- openapi > openapi.yaml");
 }
 
 #[tokio::test]
 async fn the_service_tells_the_same() {
     let app = TestApp::start(&Database::sqlite()).await;
     let answer = Answer::of(app.http.get(format!("{}/openapi.json", app.url)).send().await.unwrap()).await;
-    assert_eq!(
-        answer.json(),
-        serde_json::to_value(acs_token_vendor::http::openapi()).unwrap()
-    );
+    assert_eq!(answer.json(), serde_json::to_value(acs_token_vendor::http::openapi()).unwrap());
 }
 
 #[test]

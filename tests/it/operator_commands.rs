@@ -31,9 +31,7 @@ fn operator(url: &str, arguments: &[&str]) -> Outcome {
 /// A command as [`operator`] runs it, to be spoken with while it runs.
 fn piped(url: &str, arguments: &[&str]) -> Command {
     let mut command = binary();
-    command
-        .args(arguments)
-        .envs([("VENDOR_URL", url), ("VENDOR_OPS_KEY", OPS_KEY)]);
+    command.args(arguments).envs([("VENDOR_URL", url), ("VENDOR_OPS_KEY", OPS_KEY)]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -125,26 +123,17 @@ async fn operators_look_after_a_user_from_the_first_token_to_the_end() {
     let operations = json_of(&url, &["operations", "--state", "completed"]);
     let id = operations["operations"][0]["id"].as_str().unwrap();
     let record = said(&url, &["operations", "--id", id]);
-    assert!(
-        record.starts_with(&format!("operation: {id}\nkind: revoke\n")),
-        "{record}"
-    );
+    assert!(record.starts_with(&format!("operation: {id}\nkind: revoke\n")), "{record}");
     let pending = said(&url, &["operations", "--state", "pending"]);
     assert_eq!(pending.lines().count(), 1, "a header only");
 
     let trail = json_of(&url, &["audit", "--user", "dev:alice"]);
     let event = |action: &str| {
         let events = trail["events"].as_array().unwrap();
-        events
-            .iter()
-            .find(|event| event["action"] == action)
-            .unwrap_or_else(|| panic!("no {action}: {trail}"))
+        events.iter().find(|event| event["action"] == action).unwrap_or_else(|| panic!("no {action}: {trail}"))
     };
     for action in ["access_revoked", "user_blocked", "user_unblocked", "user_deleted"] {
-        assert_eq!(
-            (&event(action)["actorKind"], &event(action)["actor"]),
-            (&json!("operator_key"), &json!("dev"))
-        );
+        assert_eq!((&event(action)["actorKind"], &event(action)["actor"]), (&json!("operator_key"), &json!("dev")));
     }
     assert_eq!(event("token_minted")["actorKind"], "user");
     let table = said(&url, &["audit", "--actor", "dev", "--action", "access_revoked"]);
@@ -202,9 +191,7 @@ async fn a_revocation_that_acs_does_not_confirm_is_shown_as_accepted_and_can_be_
     said(&url, &["users", "ensure", "dev:alice"]);
     let rule = json!({"operation": "revoke", "kind": "status", "status": 503});
     set_faults(&running, json!([rule])).await;
-    let mut waiting = piped(&url, &["users", "revoke", "dev:alice", "--wait"])
-        .spawn()
-        .unwrap();
+    let mut waiting = piped(&url, &["users", "revoke", "dev:alice", "--wait"]).spawn().unwrap();
     let accepted = said(&url, &["users", "block", "dev:alice"]);
     assert!(accepted.starts_with("accepted: dev:alice"), "{accepted}");
     let said_first = BufReader::new(waiting.stderr.as_mut().unwrap()).lines().next();
@@ -230,10 +217,7 @@ async fn set_faults(running: &Running, rules: Value) {
 fn lists_are_followed_to_their_limit() {
     let (_folder, _running, url) = start();
     let users: Vec<_> = (0..105).map(|number| format!("dev:user{number}")).collect();
-    let arguments: Vec<_> = ["users", "ensure"]
-        .into_iter()
-        .chain(users.iter().map(String::as_str))
-        .collect();
+    let arguments: Vec<_> = ["users", "ensure"].into_iter().chain(users.iter().map(String::as_str)).collect();
     assert_eq!(said(&url, &arguments).lines().count(), 106);
     let count = |arguments: &[&str]| json_of(&url, arguments)["users"].as_array().unwrap().len();
     assert_eq!(count(&["users", "list"]), 100);
@@ -256,10 +240,7 @@ fn the_key_comes_from_the_environment_a_file_or_standard_input_and_nowhere_else(
     assert_says(&complained, &["(invalid_token)", ", request "]);
     assert!(!complained.contains(wrong));
     let (good, _, complained) = run(&list, &[("VENDOR_OPS_KEY", "two\nlines")]);
-    assert!(
-        !good && complained.contains("characters") && !complained.contains("two"),
-        "{complained}"
-    );
+    assert!(!good && complained.contains("characters") && !complained.contains("two"), "{complained}");
 
     let file = folder.path().join("key");
     fs::write(&file, format!("{OPS_KEY}\n")).unwrap();
@@ -283,10 +264,7 @@ fn the_key_comes_from_the_environment_a_file_or_standard_input_and_nowhere_else(
 #[test]
 fn a_service_that_is_not_there_is_named() {
     let complained = complaint("http://127.0.0.1:9", &["users", "list"]);
-    assert!(
-        complained.starts_with("error: no answer from http://127.0.0.1:9/"),
-        "{complained}"
-    );
+    assert!(complained.starts_with("error: no answer from http://127.0.0.1:9/"), "{complained}");
     let complained = complaint("http://vendor.example", &["audit"]);
     assert_says(&complained, &["VENDOR_URL is plain http", "--allow-http"]);
 }
@@ -301,15 +279,10 @@ async fn what_others_chose_cannot_drive_the_terminal() {
     });
     let shown = Json(user.clone());
     let listed = Json(json!({"users": [user.clone()], "nextCursor": null}));
-    let router = Router::new()
-        .route("/users/{user}", get(async move || shown))
-        .route("/users", get(async move || listed));
+    let router =
+        Router::new().route("/users/{user}", get(async move || shown)).route("/users", get(async move || listed));
     let url = support::serve(router).await;
-    for arguments in [
-        &["users", "show", "dev:a"][..],
-        &["users", "list"],
-        &["users", "show", "dev:a", "--json"],
-    ] {
+    for arguments in [&["users", "show", "dev:a"][..], &["users", "list"], &["users", "show", "dev:a", "--json"]] {
         let (good, said, complained) = beside(&url, arguments).await;
         assert!(good, "{complained}");
         let drives = |c: char| c.is_control() && c != '\n';
@@ -361,15 +334,9 @@ async fn writes_carry_a_key_of_their_own_and_a_user_is_one_segment() {
     let url = format!("{url}/v/");
     let revoke = ["users", "revoke", "dev:a/b %:ü", "--keep-logins", "--reason", "why"];
     let (good, _, first) = beside(&url, &revoke).await;
-    assert!(
-        !good && first.starts_with("error: The service is too busy (overloaded): "),
-        "{first}"
-    );
+    assert!(!good && first.starts_with("error: The service is too busy (overloaded): "), "{first}");
     assert_says(&first, &["/v/users/dev%3Aa%2Fb%20%25%3A%C3%BC/revoke "]);
-    assert!(
-        first.contains(r#"{"reason":"why","rejectOlderLogins":false}, request r1"#),
-        "{first}"
-    );
+    assert!(first.contains(r#"{"reason":"why","rejectOlderLogins":false}, request r1"#), "{first}");
     let (_, _, second) = beside(&url, &revoke).await;
     assert_ne!(first, second, "each command has a key of its own");
     let (_, _, deletion) = beside(&url, &["users", "delete", "dev:a", "--yes"]).await;

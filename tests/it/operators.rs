@@ -215,17 +215,9 @@ async fn each_role_may_its_own_and_nothing_else() {
 async fn logins_and_keys_are_not_exchangeable() {
     let app = TestApp::start(&Database::sqlite()).await;
     let login = app.issuer.login("alice");
-    let as_login = app
-        .http
-        .get(format!("{}/users", app.url))
-        .bearer_auth(&login)
-        .send()
-        .await
-        .unwrap();
+    let as_login = app.http.get(format!("{}/users", app.url)).bearer_auth(&login).send().await.unwrap();
     Answer::of(as_login).await.assert_problem(401, "invalid_token");
-    app.token(&key("operator"), None)
-        .await
-        .assert_problem(401, "invalid_token");
+    app.token(&key("operator"), None).await.assert_problem(401, "invalid_token");
     let nobody = app.http.get(format!("{}/users", app.url)).send().await.unwrap();
     Answer::of(nobody).await.assert_problem(401, "missing_credentials");
 }
@@ -250,6 +242,7 @@ async fn bad_questions_are_named() {
         ("/users?communicationUserId=alice", "`communicationUserId`"),
         ("/audit?user=alice", "`user`"),
         ("/audit?since=yesterday", "since"),
+        ("/audit?actor=%00", "`actor`"),
         ("/operations?state=lost", "state"),
     ] {
         let answer = get(&app, path).await;
@@ -261,18 +254,28 @@ async fn bad_questions_are_named() {
         ("/users/lookup", json!({"users": []})),
         ("/users/lookup", json!({"users": ["nobody"]})),
         ("/users/lookup", json!({"users": vec!["test:a"; 1001]})),
+        ("/users/tset:a/revoke", json!({})),
         ("/users/ensure", json!({"users": vec!["test:a"; 101]})),
         ("/users/ensure", json!({"names": []})),
         ("/users/test:a/revoke", json!({"reason": "x".repeat(501)})),
         ("/users/test:a/block", json!({"rejectOlderLogins": true})),
     ] {
-        app.ops(Method::POST, path, Some(body))
-            .await
-            .assert_problem(400, "invalid_request");
+        app.ops(Method::POST, path, Some(body)).await.assert_problem(400, "invalid_request");
     }
-    app.ops(Method::POST, "/users/ensure", None)
-        .await
-        .assert_problem(400, "invalid_request");
+    app.ops(Method::POST, "/users/ensure", None).await.assert_problem(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn a_thousand_users_are_looked_up_at_once() {
+    let app = TestApp::start(&Database::sqlite()).await;
+    let id =
+        app.ops_as("minter", Method::POST, "/users/ensure", Some(json!({"users": ["test:bob"]})), &[]).await.json();
+    let longest = format!("test:{}", "ü".repeat(128));
+    let mut users = vec![json!(longest); 999];
+    users.push(id["users"][0]["user"]["id"].clone());
+    let found = app.ops_as("minter", Method::POST, "/users/lookup", Some(json!({"users": users})), &[]).await.json();
+    assert_eq!(found["users"].as_array().unwrap().len(), 1000);
+    assert_eq!(found["users"][999]["user"]["subject"], "bob");
 }
 
 #[tokio::test]
@@ -280,20 +283,8 @@ async fn operators_may_have_a_listener_of_their_own() {
     let app = TestApp::start_with(&Database::sqlite(), "[ops]\nlisten = \"127.0.0.1:0\"").await;
     get(&app, "/users").await.assert_problem(404, "not_found");
     let ops = app.ops_url.clone().unwrap();
-    let asked = app
-        .http
-        .get(format!("{ops}/users"))
-        .bearer_auth(key("viewer"))
-        .send()
-        .await
-        .unwrap();
+    let asked = app.http.get(format!("{ops}/users")).bearer_auth(key("viewer")).send().await.unwrap();
     assert_eq!(asked.status(), StatusCode::OK);
-    let token = app
-        .http
-        .post(format!("{ops}/token"))
-        .bearer_auth(app.issuer.login("a"))
-        .send()
-        .await
-        .unwrap();
+    let token = app.http.post(format!("{ops}/token")).bearer_auth(app.issuer.login("a")).send().await.unwrap();
     assert_eq!(token.status(), StatusCode::NOT_FOUND);
 }

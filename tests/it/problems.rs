@@ -22,13 +22,9 @@ async fn send(app: &TestApp, method: Method, path: &str, headers: &[(&str, &str)
 #[tokio::test]
 async fn unknown_paths_and_methods_are_problems() {
     let app = start().await;
-    send(&app, Method::GET, "/nothing", &[])
-        .await
-        .assert_problem(404, "not_found");
+    send(&app, Method::GET, "/nothing", &[]).await.assert_problem(404, "not_found");
     send(&app, Method::GET, "/", &[]).await.assert_problem(404, "not_found");
-    send(&app, Method::GET, "/docs", &[])
-        .await
-        .assert_problem(404, "not_found");
+    send(&app, Method::GET, "/docs", &[]).await.assert_problem(404, "not_found");
     let wrong = send(&app, Method::GET, "/token", &[]).await;
     wrong.assert_problem(405, "method_not_allowed");
     assert_eq!(wrong.header("allow"), "POST");
@@ -38,18 +34,8 @@ async fn unknown_paths_and_methods_are_problems() {
 async fn probes_are_not_on_the_public_listener() {
     let app = start().await;
     for path in ["/livez", "/readyz"] {
-        send(&app, Method::GET, path, &[])
-            .await
-            .assert_problem(404, "not_found");
-        assert_eq!(
-            app.http
-                .get(format!("{}{path}", app.admin_url))
-                .send()
-                .await
-                .unwrap()
-                .status(),
-            StatusCode::OK
-        );
+        send(&app, Method::GET, path, &[]).await.assert_problem(404, "not_found");
+        assert_eq!(app.http.get(format!("{}{path}", app.admin_url)).send().await.unwrap().status(), StatusCode::OK);
     }
 }
 
@@ -75,11 +61,7 @@ async fn preflights_need_no_login_and_errors_can_be_read_by_browsers() {
     assert_eq!(answer.header("access-control-allow-origin"), ORIGIN);
     assert!(answer.header("access-control-allow-headers").contains("authorization"));
 
-    for (method, path) in [
-        (Method::POST, "/token"),
-        (Method::GET, "/token"),
-        (Method::GET, "/nothing"),
-    ] {
+    for (method, path) in [(Method::POST, "/token"), (Method::GET, "/token"), (Method::GET, "/nothing")] {
         let answer = send(&app, method, path, &[("origin", ORIGIN)]).await;
         assert!(answer.status.is_client_error());
         assert_eq!(answer.header("access-control-allow-origin"), ORIGIN, "{path}");

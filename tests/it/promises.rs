@@ -162,6 +162,24 @@ on_each_database! {
         assert!(!store.record_mint(&read, &other, later, &event, later).await.unwrap(), "another identity");
     }
 
+    /// Who read before a fence must not claim after it: the generation would hide the fence.
+    async fn claim_is_good_for_what_was_read_only(database) {
+        let settings = Settings { url: database.url().into(), ..Settings::default() };
+        let store = Store::connect(&settings).await.unwrap();
+        store.migrate().await.unwrap();
+        let now = Clock::default().now();
+        let user = UserRef::parse("test:alice").unwrap();
+        let UserRef::AppUser(app_user) = &user else { panic!("not an id") };
+        let claim = store.claim_new(app_user, now, now).await.unwrap().unwrap();
+        store.release_claim(&claim, None, now).await.unwrap();
+        let read = store.find_user(&user, now).await.unwrap().unwrap();
+        let orphan = Event::new(Action::PossibleOrphan, Actor::Worker, claim.user.clone(), Trace::default());
+        database.execute("UPDATE users SET generation = generation + 1").await;
+        assert!(store.claim_again(&read, now, now, &orphan).await.unwrap().is_none());
+        let read = store.find_user(&user, now).await.unwrap().unwrap();
+        assert!(store.claim_again(&read, now, now, &orphan).await.unwrap().is_some());
+    }
+
     /// An identity that ACS created is bound although nobody waits for it any more.
     async fn caller_who_hangs_up_loses_nothing(database) {
         let app = TestApp::start(&database).await;
@@ -195,25 +213,13 @@ async fn answer_lost_after_creation_is_counted_and_the_next_request_goes_on() {
     let database = Database::sqlite();
     let app = TestApp::start(&database).await;
     let login = app.issuer.login("alice");
-    app.acs
-        .fault(json!({"operation": "create", "kind": "drop_after", "count": 1}))
-        .await;
-    app.token(&login, None)
-        .await
-        .assert_problem(503, "upstream_unavailable");
-    assert_eq!(
-        app.acs.stats().await["calls"]["create"],
-        1,
-        "a create that may have worked is not repeated"
-    );
+    app.acs.fault(json!({"operation": "create", "kind": "drop_after", "count": 1})).await;
+    app.token(&login, None).await.assert_problem(503, "upstream_unavailable");
+    assert_eq!(app.acs.stats().await["calls"]["create"], 1, "a create that may have worked is not repeated");
     assert_eq!(database.count(ORPHANS).await, 1);
     app.token(&login, None).await.token();
     assert_eq!(app.acs.stats().await["identities"], 2);
-    assert_eq!(
-        database.count(ORPHANS).await,
-        1,
-        "the claim was given back, not taken over"
-    );
+    assert_eq!(database.count(ORPHANS).await, 1, "the claim was given back, not taken over");
 }
 
 #[tokio::test]

@@ -37,15 +37,9 @@ impl<'a> MakeWriter<'a> for Log {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_is_logged_at_trace() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(log.clone())
-        .finish();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
     // Under a runner with one process for all tests, another test's log may be there already: then this one proves nothing.
-    assert!(
-        tracing::subscriber::set_global_default(subscriber).is_ok(),
-        "run with cargo nextest"
-    );
+    assert!(tracing::subscriber::set_global_default(subscriber).is_ok(), "run with cargo nextest");
 
     let app = TestApp::start(&Database::sqlite()).await;
     let good = app.issuer.login("alice");
@@ -56,12 +50,8 @@ async fn no_secret_is_logged_at_trace() {
         secrets.push(app.token(login, None).await.token());
     }
     app.token(&expired, None).await.assert_problem(401, "invalid_token");
-    app.token(&guest, Some(json!({"scopes": ["voip"]})))
-        .await
-        .assert_problem(403, "scope_not_allowed");
-    app.token(&good, Some(json!({"token": good})))
-        .await
-        .assert_problem(400, "invalid_request");
+    app.token(&guest, Some(json!({"scopes": ["voip"]}))).await.assert_problem(403, "scope_not_allowed");
+    app.token(&good, Some(json!({"token": good}))).await.assert_problem(400, "invalid_request");
     app.me(&good).await;
     for fault in [
         json!({"operation": "*", "kind": "status", "status": 503, "count": 1}),
@@ -74,11 +64,7 @@ async fn no_secret_is_logged_at_trace() {
 
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     for proof in ["token handed out", "request refused", "INSERT INTO audit_events"] {
-        assert!(
-            log.contains(proof),
-            "the log is not what it should be: no `{proof}` in {} bytes",
-            log.len()
-        );
+        assert!(log.contains(proof), "the log is not what it should be: no `{proof}` in {} bytes", log.len());
     }
     for secret in secrets {
         // A signature is the secret part of a token: without it the rest is worth nothing, so both are looked for.

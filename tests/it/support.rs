@@ -75,15 +75,13 @@ impl TestApp {
     /// Starts a service whose ACS is somewhere else.
     pub async fn start_with_endpoint(database: &Database, endpoint: &str) -> Self {
         let clock = Clock::default();
-        let acs = TestAcs {
-            url: endpoint.to_owned(),
-            http: client(),
-        };
+        let acs = TestAcs { url: endpoint.to_owned(), http: client() };
         let issuer = TestIssuer::start(&clock).await;
         Self::replica(database, "", &clock, acs, issuer).await
     }
 
-    async fn replica(database: &Database, more: &str, clock: &Clock, acs: TestAcs, issuer: TestIssuer) -> Self {
+    /// Starts a service with surroundings that are there already.
+    pub async fn replica(database: &Database, more: &str, clock: &Clock, acs: TestAcs, issuer: TestIssuer) -> Self {
         let toml = format!(
             "{more}\n{keys}[database]\nurl = {database}\n[acs]\nconnection_string = \"endpoint={acs};accesskey={ACCESS_KEY}\"\n\
              [shutdown]\ndelay = \"0s\"\n[issuers.test]\nissuer = \"{issuer}\"\naudience = \"vendor\"\n{policy}",
@@ -96,9 +94,7 @@ impl TestApp {
         let settings = config::parse(&toml).unwrap();
         let anywhere = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::bind(anywhere, anywhere, settings.ops_listen).await.unwrap();
-        let app = app::build(settings, listeners, clock.clone(), Router::new())
-            .await
-            .unwrap();
+        let app = app::build(settings, listeners, clock.clone(), Router::new()).await.unwrap();
         let (url, admin_url) = (app.public_address().unwrap(), app.admin_address().unwrap());
         let ops_url = app.ops_address().unwrap();
         let stop = Stop::default();
@@ -127,15 +123,7 @@ impl TestApp {
 
     /// Asks for the caller's mapping.
     pub async fn me(&self, login: &str) -> Answer {
-        Answer::of(
-            self.http
-                .get(format!("{}/me", self.url))
-                .bearer_auth(login)
-                .send()
-                .await
-                .unwrap(),
-        )
-        .await
+        Answer::of(self.http.get(format!("{}/me", self.url)).bearer_auth(login).send().await.unwrap()).await
     }
 
     /// Ends without finishing anything, as a process that dies.
@@ -153,15 +141,9 @@ impl TestApp {
 impl TestAcs {
     async fn start(clock: &Clock) -> Self {
         let key = emulator::AccessKey::parse(ACCESS_KEY).unwrap();
-        let settings = emulator::Settings {
-            access_keys: vec![key],
-            strict_identities: true,
-        };
+        let settings = emulator::Settings { access_keys: vec![key], strict_identities: true };
         let router = Emulator::new(settings, clock.clone()).unwrap().router();
-        Self {
-            url: serve(router).await,
-            http: client(),
-        }
+        Self { url: serve(router).await, http: client() }
     }
 
     /// Makes calls go wrong from now on.
@@ -173,14 +155,7 @@ impl TestAcs {
 
     /// Returns what the emulator counted.
     pub async fn stats(&self) -> Value {
-        self.http
-            .get(format!("{}/_emulator/stats", self.url))
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap()
+        self.http.get(format!("{}/_emulator/stats", self.url)).send().await.unwrap().json().await.unwrap()
     }
 
     /// Waits until the emulator has received so many calls of an operation.
@@ -191,26 +166,14 @@ impl TestAcs {
     /// Asks the emulator about a token.
     pub async fn introspect(&self, token: &str) -> Value {
         let url = format!("{}/_emulator/introspect", self.url);
-        self.http
-            .post(url)
-            .json(&json!({"token": token}))
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap()
+        self.http.post(url).json(&json!({"token": token})).send().await.unwrap().json().await.unwrap()
     }
 }
 
 impl Answer {
     pub async fn of(response: Response) -> Self {
         let (status, headers) = (response.status(), response.headers().clone());
-        Self {
-            status,
-            headers,
-            text: response.text().await.unwrap(),
-        }
+        Self { status, headers, text: response.text().await.unwrap() }
     }
 
     pub fn json(&self) -> Value {
@@ -249,10 +212,7 @@ impl Answer {
 
 /// A client that keeps to loopback.
 pub fn client() -> reqwest::Client {
-    app::client_builder(true)
-        .timeout(Duration::from_secs(30))
-        .build()
-        .unwrap()
+    app::client_builder(true).timeout(Duration::from_secs(30)).build().unwrap()
 }
 
 /// Serves a router on a free port and returns its address.

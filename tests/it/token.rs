@@ -78,17 +78,11 @@ async fn scopes_and_life_are_as_asked() {
         let ms = answer.json()["expiresOnTimestamp"].as_i64().unwrap();
         (ms - app.clock.now().timestamp_millis() + 30_000) / 60_000
     };
-    let answer = app
-        .token(&login, Some(json!({"scopes": ["voip"], "expiresInMinutes": 90})))
-        .await;
+    let answer = app.token(&login, Some(json!({"scopes": ["voip"], "expiresInMinutes": 90}))).await;
     assert_eq!(answer.json()["scopes"], json!(["voip"]));
     assert_eq!(app.acs.introspect(&answer.token()).await["scopes"], json!(["voip"]));
     assert_eq!(life(&answer), 90);
-    assert_eq!(
-        life(&app.token(&login, None).await),
-        60,
-        "an hour where nothing is asked"
-    );
+    assert_eq!(life(&app.token(&login, None).await), 60, "an hour where nothing is asked");
     let longest = app.token(&login, Some(json!({"expiresInMinutes": 1440}))).await;
     assert_eq!(life(&longest), 120, "never longer than granted");
 }
@@ -97,23 +91,14 @@ async fn scopes_and_life_are_as_asked() {
 async fn nobody_gets_more_than_the_policy_grants() {
     let app = TestApp::start(&Database::sqlite()).await;
     let guest = app.issuer.login_with("guest", json!({"role": "guest"}));
-    assert_eq!(
-        app.token(&guest, None).await.json()["scopes"],
-        json!(["chat.join.limited"])
-    );
-    let refused = app
-        .token(&guest, Some(json!({"scopes": ["chat.join.limited", "voip"]})))
-        .await;
+    assert_eq!(app.token(&guest, None).await.json()["scopes"], json!(["chat.join.limited"]));
+    let refused = app.token(&guest, Some(json!({"scopes": ["chat.join.limited", "voip"]}))).await;
     refused.assert_problem(403, "scope_not_allowed");
     assert!(refused.text.contains("`voip`"));
 
     let nobody = app.issuer.login_with("nobody", json!({"role": "none"}));
     app.token(&nobody, None).await.assert_problem(403, "forbidden");
-    assert_eq!(
-        app.acs.stats().await["identities"],
-        1,
-        "no identity for who may not have a token"
-    );
+    assert_eq!(app.acs.stats().await["identities"], 1, "no identity for who may not have a token");
 }
 
 #[tokio::test]
@@ -133,11 +118,7 @@ async fn bad_requests_are_named() {
     ] {
         let answer = app.token(&login, Some(body)).await;
         answer.assert_problem(400, "invalid_request");
-        assert!(
-            answer.json()["detail"].as_str().unwrap().contains(named),
-            "{}",
-            answer.text
-        );
+        assert!(answer.json()["detail"].as_str().unwrap().contains(named), "{}", answer.text);
     }
     assert_eq!(app.acs.stats().await["calls"]["create"], 0);
 }
@@ -146,41 +127,16 @@ async fn bad_requests_are_named() {
 async fn bodies_that_are_no_small_json_are_refused() {
     let app = TestApp::start(&Database::sqlite()).await;
     let post = |content_type: &'static str, body: String| {
-        let request = app
-            .http
-            .post(format!("{}/token", app.url))
-            .bearer_auth(app.issuer.login("alice"));
+        let request = app.http.post(format!("{}/token", app.url)).bearer_auth(app.issuer.login("alice"));
         async move {
-            crate::support::Answer::of(
-                request
-                    .header("content-type", content_type)
-                    .body(body)
-                    .send()
-                    .await
-                    .unwrap(),
-            )
-            .await
+            crate::support::Answer::of(request.header("content-type", content_type).body(body).send().await.unwrap())
+                .await
         }
     };
-    post("application/json", "{".into())
-        .await
-        .assert_problem(400, "invalid_request");
-    post("application/json", "{} {}".into())
-        .await
-        .assert_problem(400, "invalid_request");
-    post("text/plain", "{}".into())
-        .await
-        .assert_problem(415, "unsupported_media_type");
-    post("application/json", format!("\"{}\"", "a".repeat(20_000)))
-        .await
-        .assert_problem(413, "payload_too_large");
-    assert_eq!(
-        post("application/json", String::new()).await.status,
-        StatusCode::OK,
-        "an empty body is no body"
-    );
-    assert_eq!(
-        post("application/json; charset=utf-8", "{}".into()).await.status,
-        StatusCode::OK
-    );
+    post("application/json", "{".into()).await.assert_problem(400, "invalid_request");
+    post("application/json", "{} {}".into()).await.assert_problem(400, "invalid_request");
+    post("text/plain", "{}".into()).await.assert_problem(415, "unsupported_media_type");
+    post("application/json", format!("\"{}\"", "a".repeat(20_000))).await.assert_problem(413, "payload_too_large");
+    assert_eq!(post("application/json", String::new()).await.status, StatusCode::OK, "an empty body is no body");
+    assert_eq!(post("application/json; charset=utf-8", "{}".into()).await.status, StatusCode::OK);
 }

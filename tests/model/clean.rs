@@ -27,10 +27,8 @@ fn assert_clean(config: &Config) -> usize {
 /// Where ACS's reading and the clocks cannot matter much.
 const ONE: &[(Reading, Clocks)] = &[(Reading::Pessimistic, Clocks::Same)];
 /// The pairs that the waits of a full second are for.
-const TWO: &[(Reading, Clocks)] = &[
-    (Reading::Pessimistic, Clocks::AcsLater),
-    (Reading::Optimistic, Clocks::AcsEarlier),
-];
+const TWO: &[(Reading, Clocks)] =
+    &[(Reading::Pessimistic, Clocks::AcsLater), (Reading::Optimistic, Clocks::AcsEarlier)];
 
 /// A scenario cut down to what an unoptimised build explores in a few seconds.
 fn short(config: &Config, budget: Budget, variants: &[(Reading, Clocks)]) -> Vec<Config> {
@@ -110,10 +108,7 @@ fn rules_that_another_one_covers_break_nothing_alone() {
     for rule in covered {
         println!("without: {}", rule.text());
         for config in all_short() {
-            assert_clean(&Config {
-                rules: Rules::without(&[rule]),
-                ..config
-            });
+            assert_clean(&Config { rules: Rules::without(&[rule]), ..config });
         }
     }
 }

@@ -4,12 +4,7 @@
 //! `cargo test --release --test model -- --ignored` runs every scenario to its end.
 //! docs/protocol.md explains the protocol, what the model leaves out, and how many states were explored.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod clean;
 mod mutations;

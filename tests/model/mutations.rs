@@ -14,19 +14,12 @@ const LIMIT: usize = 1_000_000;
 
 /// Leaves rules out and asserts that a promise breaks.
 fn breaks(rules: &[Rule], promise: Promise, config: &Config) {
-    let config = Config {
-        rules: Rules::without(rules),
-        limit: LIMIT,
-        ..config.clone()
-    };
+    let config = Config { rules: Rules::without(rules), limit: LIMIT, ..config.clone() };
     let outcome = explore(&config, Some(promise));
     let left_out: Vec<_> = rules.iter().map(|rule| rule.text()).collect();
     let Some(trace) = outcome.broken.get(&promise) else {
         let others: Vec<_> = outcome.broken.keys().collect();
-        panic!(
-            "{config}, {} states: only {others:?} broken without {left_out:?}",
-            outcome.states
-        );
+        panic!("{config}, {} states: only {others:?} broken without {left_out:?}", outcome.states);
     };
     println!(
         "{} ({} steps, {} states), without: {}\n - {}",
@@ -40,10 +33,7 @@ fn breaks(rules: &[Rule], promise: Promise, config: &Config) {
 
 /// Optimistic: a token issued in the second of its revocation lives.
 fn optimistic(config: &Config) -> Config {
-    Config {
-        reading: Reading::Optimistic,
-        ..config.clone()
-    }
+    Config { reading: Reading::Optimistic, ..config.clone() }
 }
 
 macro_rules! without {
@@ -59,10 +49,7 @@ macro_rules! without {
 
 /// A scenario with another budget.
 fn with(config: &Config, requests: u8, acts: u8, faults: [u8; 3]) -> Config {
-    Config {
-        budget: budget(requests, acts, faults[0], faults[1], faults[2]),
-        ..config.clone()
-    }
+    Config { budget: budget(requests, acts, faults[0], faults[1], faults[2]), ..config.clone() }
 }
 
 const NO_FAULTS: [u8; 3] = [0, 0, 0];

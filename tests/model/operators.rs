@@ -24,10 +24,7 @@ pub fn steps(steps: &mut Steps<'_>) {
                 }
                 Operator::RevokeKeepingLogins => {
                     revoke(steps, &mut to, false, false);
-                    steps.on(
-                        act("revoke (older logins stay valid) is committed and answered 202", 0, 0),
-                        to,
-                    );
+                    steps.on(act("revoke (older logins stay valid) is committed and answered 202", 0, 0), to);
                 }
                 Operator::Block => {
                     revoke(steps, &mut to, true, true);
@@ -57,11 +54,7 @@ fn revoke(steps: &Steps<'_>, to: &mut State, reject_older_logins: bool, block: b
 }
 
 fn forget_row(row: &mut Row) {
-    *row = Row {
-        possible_orphans: row.possible_orphans,
-        claims_made: row.claims_made,
-        ..Row::default()
-    };
+    *row = Row { possible_orphans: row.possible_orphans, claims_made: row.claims_made, ..Row::default() };
 }
 
 fn unblock(steps: &mut Steps<'_>, mut to: State) {
@@ -116,11 +109,7 @@ fn import(steps: &mut Steps<'_>, to: State) {
         let mut to = to;
         to.row.status = Status::Active;
         to.row.identity = identity;
-        let text = if again {
-            "import of identity {b} again"
-        } else {
-            "import of identity {b}"
-        };
+        let text = if again { "import of identity {b} again" } else { "import of identity {b}" };
         steps.go(act(text, 0, identity), to, Broken::NONE);
     }
 }

@@ -70,16 +70,10 @@ impl State {
     /// Hands a token out; everything that a promise says about this moment is checked here.
     pub fn hand_out(&mut self, config: &Config, token: Token, epoch: u8, login: u8) -> Broken {
         let truth = &mut self.truth;
-        let broken = Broken::when(
-            truth.served != 0 && truth.served != token.identity,
-            Promise::OneIdentity,
-        )
-        .and(Broken::when(
-            epoch < truth.epoch || token.epoch < truth.epoch,
-            Promise::NothingAfterRevoke,
-        ))
-        .and(Broken::when(login < truth.logins_valid_from, Promise::OldLoginsStayOut))
-        .and(Broken::when(truth.blocked, Promise::BlockedStayOut));
+        let broken = Broken::when(truth.served != 0 && truth.served != token.identity, Promise::OneIdentity)
+            .and(Broken::when(epoch < truth.epoch || token.epoch < truth.epoch, Promise::NothingAfterRevoke))
+            .and(Broken::when(login < truth.logins_valid_from, Promise::OldLoginsStayOut))
+            .and(Broken::when(truth.blocked, Promise::BlockedStayOut));
         truth.served = token.identity;
         // The generation no longer matters: what was handed out is only asked for being alive.
         let held = Token { generation: 0, ..token };
@@ -105,10 +99,7 @@ impl State {
     pub fn settled(&self) -> bool {
         let row = &self.row;
         let gone = |stray: &Stray| {
-            matches!(
-                stray,
-                Stray::None | Stray::Revoke { deadline: NEVER, .. } | Stray::Create { deadline: NEVER }
-            )
+            matches!(stray, Stray::None | Stray::Revoke { deadline: NEVER, .. } | Stray::Create { deadline: NEVER })
         };
         self.requests.iter().all(|r| r.phase == Phase::Idle)
             && self.workers.iter().all(|w| w.stage == Stage::Idle)
@@ -130,17 +121,10 @@ impl State {
         let counted = row.possible_orphans + u8::from(row.status == Status::Creating);
         // A stored token is checked by P3; without one, an honest user's request mints now.
         let reuse = self.stored.identity != 0 && self.stored.generation == row.generation;
-        let fresh = Token {
-            identity: row.identity,
-            issued: self.acs_now(config),
-            ..Token::default()
-        };
+        let fresh = Token { identity: row.identity, issued: self.acs_now(config), ..Token::default() };
         let served = row.blocked || row.status != Status::Active || reuse || !self.dead(config, fresh);
         Broken::when(stuck, Promise::Settles)
-            .and(Broken::when(
-                forgotten || (1..5).filter(lost).count() > usize::from(counted),
-                Promise::NoSilentOrphan,
-            ))
+            .and(Broken::when(forgotten || (1..5).filter(lost).count() > usize::from(counted), Promise::NoSilentOrphan))
             .and(Broken::when(!served && !stuck, Promise::HonestAreServed))
     }
 

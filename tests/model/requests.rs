@@ -9,12 +9,7 @@ use crate::{
 
 /// Reads again, once, as a request does whose condition failed.
 fn again(request: &mut Request) {
-    let retry = Request {
-        phase: Phase::Read,
-        login: request.login,
-        retried: true,
-        ..Request::default()
-    };
+    let retry = Request { phase: Phase::Read, login: request.login, retried: true, ..Request::default() };
     *request = if request.retried { Request::default() } else { retry };
 }
 
@@ -24,12 +19,7 @@ fn send_mint(request: &mut Request, from: &State) {
 }
 
 fn token_of(request: Request) -> Token {
-    Token {
-        identity: request.identity,
-        issued: request.issued,
-        generation: request.generation,
-        epoch: request.epoch,
-    }
+    Token { identity: request.identity, issued: request.issued, generation: request.generation, epoch: request.epoch }
 }
 
 /// Collects what the request at a replica can do next.
@@ -76,12 +66,7 @@ pub fn steps(steps: &mut Steps<'_>, replica: u8) {
             to.requests[index] = Request::default();
             if let Some(identity) = to.create_identity() {
                 let issued = steps.from.acs_now(steps.config);
-                to.requests[index] = Request {
-                    phase: Phase::CreateDone,
-                    identity,
-                    issued,
-                    ..request
-                };
+                to.requests[index] = Request { phase: Phase::CreateDone, identity, issued, ..request };
                 steps.on(act("ACS creates identity {b} for {a}", replica, identity), to);
             } else {
                 steps.on(act("the model has no identity left for {a}", replica, 0), to);
@@ -111,15 +96,8 @@ fn begin(steps: &mut Steps<'_>, replica: u8) {
     for login in oldest..=from.now {
         let mut to = *from;
         to.budget.requests -= 1;
-        to.requests[usize::from(replica)] = Request {
-            phase: Phase::Read,
-            login,
-            ..Request::default()
-        };
-        steps.on(
-            act("request at {a} with a login made in second {b}", replica, login),
-            to,
-        );
+        to.requests[usize::from(replica)] = Request { phase: Phase::Read, login, ..Request::default() };
+        steps.on(act("request at {a} with a login made in second {b}", replica, login), to);
     }
 }
 
@@ -142,12 +120,7 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
         Status::NoRow | Status::Unbound => false,
     };
     let reads = &mut to.requests[usize::from(replica)];
-    *reads = Request {
-        generation: row.generation,
-        identity: row.identity,
-        epoch: from.truth.epoch,
-        ..request
-    };
+    *reads = Request { generation: row.generation, identity: row.identity, epoch: from.truth.epoch, ..request };
     if refused || waits {
         *reads = Request::default();
         steps.on(act("{a} reads: refused or gives up waiting", replica, 0), to);
@@ -161,11 +134,7 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
         let dead = from.dead(steps.config, from.stored);
         let broken = to.hand_out(steps.config, from.stored, from.truth.epoch, request.login);
         steps.go(
-            act(
-                "{a} reads and hands out the STORED token of identity {b}",
-                replica,
-                from.stored.identity,
-            ),
+            act("{a} reads and hands out the STORED token of identity {b}", replica, from.stored.identity),
             to,
             broken.and(Broken::when(dead, Promise::NoDeadReuse)),
         );
@@ -174,14 +143,7 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
         steps.on(act("{a} reads: must mint", replica, 0), to);
     } else {
         send_mint(reads, from);
-        steps.on(
-            act(
-                "{a} reads (authorised), sends issue for identity {b}",
-                replica,
-                row.identity,
-            ),
-            to,
-        );
+        steps.on(act("{a} reads (authorised), sends issue for identity {b}", replica, row.identity), to);
     }
 }
 
@@ -205,11 +167,8 @@ fn hand_out(steps: &mut Steps<'_>, replica: u8, request: Request) {
     }
     let token = token_of(request);
     to.requests[index] = Request::default();
-    to.row.last_minted = if steps.has(Rule::MintTimeMax) {
-        row.last_minted.max(request.answered)
-    } else {
-        request.answered
-    };
+    to.row.last_minted =
+        if steps.has(Rule::MintTimeMax) { row.last_minted.max(request.answered) } else { request.answered };
     if request.may_store {
         to.stored = token;
     }
@@ -272,10 +231,7 @@ fn bind(steps: &mut Steps<'_>, replica: u8, request: Request) {
             to.accept(steps.config, Kind::Discard, request.identity);
         }
         again(&mut to.requests[index]);
-        steps.on(
-            act("{a} lost: identity {b} queued for discard", replica, request.identity),
-            to,
-        );
+        steps.on(act("{a} lost: identity {b} queued for discard", replica, request.identity), to);
         return;
     }
     to.row.status = Status::Active;
@@ -307,17 +263,9 @@ fn creation_fails(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let mut to = *from;
     to.budget.timeouts -= 1;
     // Whatever ACS made is out of our sight from here on.
-    to.requests[index] = Request {
-        phase: Phase::Release,
-        identity: 0,
-        issued: 0,
-        ..request
-    };
+    to.requests[index] = Request { phase: Phase::Release, identity: 0, issued: 0, ..request };
     if request.phase == Phase::CreateSent {
-        steps.on(
-            act("ACS refuses {a}'s create, which surely had no effect", replica, 0),
-            to,
-        );
+        steps.on(act("ACS refuses {a}'s create, which surely had no effect", replica, 0), to);
     }
     to.requests[index].may_have_created = true;
     if request.phase == Phase::CreateSent {
@@ -345,9 +293,5 @@ fn release(steps: &mut Steps<'_>, replica: u8, request: Request) {
     to.row.claim = 0;
     to.row.claim_ran_out = false;
     let robbed = matches!(row.status, Status::Active | Status::Deleting | Status::Creating) && !own;
-    steps.go(
-        act("{a} gives the claim back", replica, 0),
-        to,
-        Broken::when(robbed, Promise::MappingIsSafe),
-    );
+    steps.go(act("{a} gives the claim back", replica, 0), to, Broken::when(robbed, Promise::MappingIsSafe));
 }

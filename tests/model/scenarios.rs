@@ -83,11 +83,7 @@ impl Config {
     }
 
     pub fn start(&self) -> State {
-        let mut state = State {
-            now: 1,
-            budget: self.budget,
-            ..State::default()
-        };
+        let mut state = State { now: 1, budget: self.budget, ..State::default() };
         if self.starts_active {
             state.row.status = Status::Active;
             state.row.identity = 1;
@@ -104,11 +100,7 @@ impl Config {
         let mut variants = Vec::new();
         for reading in [Reading::Pessimistic, Reading::Optimistic] {
             for clocks in [Clocks::Same, Clocks::AcsLater, Clocks::AcsEarlier] {
-                variants.push(Self {
-                    reading,
-                    clocks,
-                    ..self.clone()
-                });
+                variants.push(Self { reading, clocks, ..self.clone() });
             }
         }
         variants
@@ -123,13 +115,7 @@ impl fmt::Display for Config {
 
 /// Requests, operators' acts, crashes, time-outs (or refused creates), claims lost by a live holder.
 pub const fn budget(requests: u8, acts: u8, crashes: u8, timeouts: u8, lost_claims: u8) -> Budget {
-    Budget {
-        requests,
-        acts,
-        crashes,
-        timeouts,
-        lost_claims,
-    }
+    Budget { requests, acts, crashes, timeouts, lost_claims }
 }
 
 const BASE: Config = Config {
@@ -152,13 +138,8 @@ const BASE: Config = Config {
 pub const WITHOUT_END: u8 = NEVER;
 
 /// A user with an identity is revoked, with every fault.
-pub const REVOKE: Config = Config {
-    name: "revoke",
-    operators: &[Operator::Revoke],
-    faults_until: 3,
-    budget: budget(2, 1, 1, 1, 1),
-    ..BASE
-};
+pub const REVOKE: Config =
+    Config { name: "revoke", operators: &[Operator::Revoke], faults_until: 3, budget: budget(2, 1, 1, 1, 1), ..BASE };
 
 /// Calls that act so late that the early one, unanswered, can outlive the hold.
 pub const LATE: Config = Config {
@@ -182,12 +163,7 @@ pub const REFUSED: Config = Config {
 /// Two acts in a row, and logins from before them.
 pub const LOGINS: Config = Config {
     name: "logins",
-    operators: &[
-        Operator::Revoke,
-        Operator::RevokeKeepingLogins,
-        Operator::Block,
-        Operator::Unblock,
-    ],
+    operators: &[Operator::Revoke, Operator::RevokeKeepingLogins, Operator::Block, Operator::Unblock],
     old_logins: true,
     budget: budget(2, 2, 0, 0, 0),
     ..BASE
@@ -202,12 +178,7 @@ pub const OVERLAP: Config = Config {
 };
 
 /// The first token, with every fault.
-pub const CREATE: Config = Config {
-    name: "create",
-    starts_active: false,
-    budget: budget(3, 0, 1, 1, 1),
-    ..BASE
-};
+pub const CREATE: Config = Config { name: "create", starts_active: false, budget: budget(3, 0, 1, 1, 1), ..BASE };
 
 /// Operators meet a user without a row, being created, or unbound.
 pub const CREATING: Config = Config {

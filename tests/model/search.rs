@@ -47,11 +47,7 @@ impl<'a> Search<'a> {
             seen: HashSet::from_iter([print]),
             visited: vec![(print, 0)],
             waiting: VecDeque::from([start]),
-            outcome: Outcome {
-                states: 0,
-                whole: true,
-                broken: BTreeMap::new(),
-            },
+            outcome: Outcome { states: 0, whole: true, broken: BTreeMap::new() },
         }
     }
 
@@ -194,11 +190,7 @@ impl Hasher for Fingerprint {
     fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {
-        let mut last = Self {
-            mixed: self.mixed,
-            part: self.part,
-            bits: 0,
-        };
+        let mut last = Self { mixed: self.mixed, part: self.part, bits: 0 };
         last.mix();
         let mixed = last.mixed.wrapping_mul(0xC4CE_B9FE_1A85_EC53);
         mixed ^ mixed >> 29

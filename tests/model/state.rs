@@ -265,11 +265,7 @@ impl State {
         self.operations[index] = Operation {
             kind,
             identity,
-            not_before: if wait {
-                self.row.last_minted + config.full_second()
-            } else {
-                0
-            },
+            not_before: if wait { self.row.last_minted + config.full_second() } else { 0 },
             epoch: self.truth.epoch,
             ..Operation::default()
         };

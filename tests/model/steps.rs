@@ -33,9 +33,7 @@ pub fn act(text: &'static str, replica: u8, number: u8) -> Act {
 impl Act {
     pub fn words(self) -> String {
         let replica = if self.replica == 0 { "A" } else { "B" };
-        self.text
-            .replace("{a}", replica)
-            .replace("{b}", &self.number.to_string())
+        self.text.replace("{a}", replica).replace("{b}", &self.number.to_string())
     }
 }
 
@@ -171,10 +169,7 @@ fn replicas_crash(steps: &mut Steps<'_>) {
 pub fn leave_worker_behind(to: &mut State, from: &State, worker: Worker) {
     let operation = from.operations[usize::from(worker.operation)];
     if worker.stage == Stage::Sent && from.now <= worker.deadline && operation.kind == Kind::Revoke {
-        to.leave_behind(Stray::Revoke {
-            identity: operation.identity,
-            deadline: worker.deadline,
-        });
+        to.leave_behind(Stray::Revoke { identity: operation.identity, deadline: worker.deadline });
     }
 }
 

@@ -45,10 +45,7 @@ pub fn steps(steps: &mut Steps<'_>, replica: u8) {
             let mut to = *steps.from;
             to.workers[index] = Worker::default();
             lift(&mut to.row, worker);
-            steps.on(
-                act("worker {a} lifts the hold of revoke({b})", replica, operation.identity),
-                to,
-            );
+            steps.on(act("worker {a} lifts the hold of revoke({b})", replica, operation.identity), to);
         }
         Stage::Sent => {}
     }
@@ -80,13 +77,8 @@ fn claim_and_send(steps: &mut Steps<'_>, replica: u8, index: u8) {
     if written_down(steps, early) {
         claimed.attempts = (operation.attempts + 1).min(most_attempts(steps.config));
     }
-    to.workers[usize::from(replica)] = Worker {
-        stage: Stage::Sent,
-        operation: index,
-        deadline: steps.config.deadline(from.now),
-        confirmed: 0,
-        early,
-    };
+    to.workers[usize::from(replica)] =
+        Worker { stage: Stage::Sent, operation: index, deadline: steps.config.deadline(from.now), confirmed: 0, early };
     let text = match (operation.kind, early) {
         (Kind::Delete, _) => "worker {a} claims and sends delete({b})",
         (Kind::Discard, _) => "worker {a} claims and sends discard({b})",
@@ -128,10 +120,7 @@ fn early_answer(steps: &mut Steps<'_>, replica: u8, worker: Worker) {
             operation.claimed_by = 0;
         }
     }
-    steps.on(
-        act("replica {a} leaves the operation to a call that counts", replica, 0),
-        to,
-    );
+    steps.on(act("replica {a} leaves the operation to a call that counts", replica, 0), to);
 }
 
 /// Completes a confirmed operation by its id; the claim need not be the worker's own any more.
@@ -156,10 +145,7 @@ fn complete(steps: &mut Steps<'_>, replica: u8, worker: Worker, operation: Opera
             if steps.has(Rule::OneTransaction) {
                 lift(&mut to.row, worker);
             } else {
-                to.workers[usize::from(replica)] = Worker {
-                    stage: Stage::Unlifted,
-                    ..worker
-                };
+                to.workers[usize::from(replica)] = Worker { stage: Stage::Unlifted, ..worker };
             }
         }
         Kind::Delete => {
@@ -198,10 +184,7 @@ fn hold_longer(steps: &Steps<'_>, row: &mut Row, worker: Worker, operation: Oper
         row.held_until = row.held_until.max(worker.confirmed + full_second);
     }
     if steps.has(Rule::LateDuplicates) && operation.attempts > 1 {
-        let over = steps
-            .config
-            .deadline(operation.last_attempt)
-            .saturating_add(full_second);
+        let over = steps.config.deadline(operation.last_attempt).saturating_add(full_second);
         row.no_reuse_before = row.no_reuse_before.max(over);
     }
 }
@@ -249,10 +232,7 @@ fn time_out(steps: &mut Steps<'_>, replica: u8, worker: Worker) {
 /// A call surely had no effect: whoever still has the claim takes the attempt back from the count.
 fn refused(steps: &mut Steps<'_>, replica: u8, mut to: State, operation: usize, own: bool) {
     to.operations[operation].attempts -= u8::from(own);
-    steps.on(
-        act("ACS refuses worker {a}'s call, which surely had no effect", replica, 0),
-        to,
-    );
+    steps.on(act("ACS refuses worker {a}'s call, which surely had no effect", replica, 0), to);
 }
 
 /// A claim on an operation runs out: that helps where its holder is dead, and is a fault where it is merely slow.

@@ -77,10 +77,7 @@ impl Command {
             return Ok(());
         };
         let user = table::printable(&change.one.user);
-        ensure!(
-            io::stdin().is_terminal(),
-            "deleting {user} cannot be undone, and there is nobody to ask: give --yes"
-        );
+        ensure!(io::stdin().is_terminal(), "deleting {user} cannot be undone, and there is nobody to ask: give --yes");
         eprint!("Delete the identity of {user} at ACS, with its chat memberships, for good? Type `yes`: ");
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).context("cannot read the answer")?;
@@ -91,11 +88,7 @@ impl Command {
     /// Makes the change and shows what became of it.
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
-            Self::Revoke {
-                change,
-                keep_logins,
-                wait,
-            } => {
+            Self::Revoke { change, keep_logins, wait } => {
                 let (user, mut request) = change.into_parts();
                 request.reject_older_logins = keep_logins.then_some(false);
                 let answer = session.client.post(&["users", &user, "revoke"], &request).await?;
@@ -122,10 +115,7 @@ impl Command {
 
 impl Change {
     fn into_parts(self) -> (String, ChangeRequest) {
-        let request = ChangeRequest {
-            reason: self.reason,
-            reject_older_logins: None,
-        };
+        let request = ChangeRequest { reason: self.reason, reject_older_logins: None };
         (self.one.user, request)
     }
 }

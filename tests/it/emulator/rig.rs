@@ -41,10 +41,7 @@ impl Rig {
 
     pub(super) async fn start_with(strict_identities: bool) -> Self {
         let access_keys = [PRIMARY, SECONDARY].map(|key| AccessKey::parse(key).unwrap());
-        let settings = Settings {
-            access_keys: access_keys.to_vec(),
-            strict_identities,
-        };
+        let settings = Settings { access_keys: access_keys.to_vec(), strict_identities };
         let clock = Clock::default();
         let router = Emulator::new(settings, clock.clone()).unwrap().router();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -69,11 +66,7 @@ impl Rig {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
         let body = (!bytes.is_empty()).then(|| serde_json::from_slice(&bytes).unwrap());
-        Answer {
-            status,
-            headers,
-            body: body.unwrap_or_default(),
-        }
+        Answer { status, headers, body: body.unwrap_or_default() }
     }
 
     pub(super) async fn call(&self, method: &str, target: &str, body: &str) -> Answer {

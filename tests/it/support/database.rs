@@ -31,32 +31,22 @@ macro_rules! on_connection {
 
 impl Database {
     pub fn sqlite() -> Self {
-        Self::Sqlite {
-            folder: Arc::new(TempDir::new().unwrap()),
-        }
+        Self::Sqlite { folder: Arc::new(TempDir::new().unwrap()) }
     }
 
     /// Makes a new database on the test server; without one the case is skipped, unless that is forbidden.
     pub async fn postgres() -> Option<Self> {
         let environment = acs_token_vendor::config::environment();
         let Some(server) = environment.get("TEST_POSTGRES_URL") else {
-            assert!(
-                !environment.contains_key("TEST_POSTGRES_REQUIRED"),
-                "TEST_POSTGRES_URL is not set"
-            );
+            assert!(!environment.contains_key("TEST_POSTGRES_REQUIRED"), "TEST_POSTGRES_URL is not set");
             eprintln!("skipped: TEST_POSTGRES_URL is not set; ./scripts/test brings a Postgres");
             return None;
         };
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
         let mut connection = PgConnection::connect(server).await.unwrap();
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
-            .execute(&mut connection)
-            .await
-            .unwrap();
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.unwrap();
         let (base, _) = server.rsplit_once('/').unwrap();
-        Some(Self::Postgres {
-            url: format!("{base}/{name}"),
-        })
+        Some(Self::Postgres { url: format!("{base}/{name}") })
     }
 
     pub fn url(&self) -> String {
@@ -68,11 +58,7 @@ impl Database {
 
     /// Changes the database behind the service's back.
     pub async fn execute(&self, sql: &'static str) -> u64 {
-        on_connection!(self, |connection| sqlx::query(sql)
-            .execute(connection)
-            .await
-            .unwrap()
-            .rows_affected())
+        on_connection!(self, |connection| sqlx::query(sql).execute(connection).await.unwrap().rows_affected())
     }
 
     /// Changes the database behind the service's back, with a time for `$1`.
@@ -87,10 +73,7 @@ impl Database {
 
     /// Reads one number from the database.
     pub async fn count(&self, sql: &'static str) -> i64 {
-        on_connection!(self, |connection| sqlx::query_scalar(sql)
-            .fetch_one(connection)
-            .await
-            .unwrap())
+        on_connection!(self, |connection| sqlx::query_scalar(sql).fetch_one(connection).await.unwrap())
     }
 }
 

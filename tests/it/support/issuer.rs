@@ -51,11 +51,7 @@ impl TestKey {
         let encoding = EncodingKey::from_ec_der(document.as_ref());
         let mut public = Jwk::from_encoding_key(&encoding, Algorithm::ES256).unwrap();
         public.common.key_id = Some(id.to_owned());
-        Self {
-            id: id.to_owned(),
-            encoding,
-            public,
-        }
+        Self { id: id.to_owned(), encoding, public }
     }
 
     pub fn sign(&self, header: &Header, claims: &Value) -> String {
@@ -63,10 +59,7 @@ impl TestKey {
     }
 
     pub fn header(&self) -> Header {
-        Header {
-            kid: Some(self.id.clone()),
-            ..Header::new(Algorithm::ES256)
-        }
+        Header { kid: Some(self.id.clone()), ..Header::new(Algorithm::ES256) }
     }
 }
 
@@ -91,18 +84,10 @@ impl TestIssuer {
                 up(&is_down).map(|()| Json(json!({"keys": keys})))
             }
         };
-        let router = Router::new()
-            .route("/.well-known/openid-configuration", get(discovery))
-            .route("/jwks", get(jwks));
+        let router = Router::new().route("/.well-known/openid-configuration", get(discovery)).route("/jwks", get(jwks));
         let served = serve(router).await;
         url.lock().unwrap().clone_from(&served);
-        Self {
-            url: served,
-            keys,
-            is_down,
-            fetches,
-            clock: clock.clone(),
-        }
+        Self { url: served, keys, is_down, fetches, clock: clock.clone() }
     }
 
     /// The claims of a good login.
@@ -132,9 +117,5 @@ impl TestIssuer {
 }
 
 fn up(is_down: &AtomicBool) -> Result<(), StatusCode> {
-    if is_down.load(Ordering::SeqCst) {
-        Err(StatusCode::SERVICE_UNAVAILABLE)
-    } else {
-        Ok(())
-    }
+    if is_down.load(Ordering::SeqCst) { Err(StatusCode::SERVICE_UNAVAILABLE) } else { Ok(()) }
 }

@@ -34,16 +34,8 @@ pub fn settings() -> String {
     let mut toml = String::new();
     for role in ["viewer", "revoker", "minter", "operator"] {
         let hash = operator::hash(&key(role));
-        let scopes = if role == "minter" {
-            "scopes = [\"chat\", \"voip.join\"]\n"
-        } else {
-            ""
-        };
-        write!(
-            toml,
-            "[ops.keys.{role}]\nhash = \"{hash}\"\nroles = [\"{role}\"]\n{scopes}"
-        )
-        .unwrap();
+        let scopes = if role == "minter" { "scopes = [\"chat\", \"voip.join\"]\n" } else { "" };
+        write!(toml, "[ops.keys.{role}]\nhash = \"{hash}\"\nroles = [\"{role}\"]\n{scopes}").unwrap();
     }
     toml
 }
@@ -75,10 +67,7 @@ impl TestApp {
         body: Option<Value>,
         headers: &[(&str, &str)],
     ) -> Answer {
-        let mut request = self
-            .http
-            .request(method, format!("{}{path}", self.url))
-            .bearer_auth(key(role));
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(key(role));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -90,14 +79,11 @@ impl TestApp {
 
     /// Revokes a user of the test's issuer.
     pub async fn revoke(&self, subject: &str) -> Answer {
-        self.ops(Method::POST, &format!("/users/test:{subject}/revoke"), None)
-            .await
+        self.ops(Method::POST, &format!("/users/test:{subject}/revoke"), None).await
     }
 
     /// Reads a user of the test's issuer.
     pub async fn user(&self, subject: &str) -> Value {
-        self.ops(Method::GET, &format!("/users/test:{subject}"), None)
-            .await
-            .json()
+        self.ops(Method::GET, &format!("/users/test:{subject}"), None).await.json()
     }
 }

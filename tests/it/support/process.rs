@@ -16,16 +16,9 @@ pub fn binary() -> Command {
 }
 
 pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
-    let Output { status, stdout, stderr } = binary()
-        .args(arguments)
-        .envs(environment.iter().copied())
-        .output()
-        .unwrap();
-    (
-        status.success(),
-        String::from_utf8(stdout).unwrap(),
-        String::from_utf8(stderr).unwrap(),
-    )
+    let Output { status, stdout, stderr } =
+        binary().args(arguments).envs(environment.iter().copied()).output().unwrap();
+    (status.success(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
 /// A process that ends with the test.
@@ -37,12 +30,7 @@ pub struct Running {
 impl Running {
     /// Starts a command and reads what it says until a line has `until`.
     pub fn start(arguments: &[&str], until: &str) -> Self {
-        let mut child = binary()
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = binary().args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut said = Vec::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             said.push(line.unwrap());
@@ -59,10 +47,7 @@ impl Running {
         let line = self.said.iter().find(|line| line.contains(after)).unwrap();
         let (_, rest) = line.split_once(after).unwrap();
         let (_, rest) = rest.split_once("http://").unwrap();
-        let host: String = rest
-            .chars()
-            .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
-            .collect();
+        let host: String = rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
         format!("http://{host}")
     }
 
@@ -83,42 +68,16 @@ impl Drop for Running {
 pub fn dev(folder: &tempfile::TempDir) -> Running {
     let data = folder.path().to_str().unwrap();
     let any = "127.0.0.1:0";
-    let arguments = [
-        "dev",
-        "--listen",
-        any,
-        "--admin-listen",
-        any,
-        "--emulator-listen",
-        any,
-        "--data",
-        data,
-    ];
+    let arguments = ["dev", "--listen", any, "--admin-listen", any, "--emulator-listen", any, "--data", data];
     Running::start(&arguments, "curl -s -X POST")
 }
 
 pub async fn sign_in(url: &str, request: Value) -> String {
-    let answer = client()
-        .post(format!("{url}/dev/login"))
-        .json(&request)
-        .send()
-        .await
-        .unwrap();
+    let answer = client().post(format!("{url}/dev/login")).json(&request).send().await.unwrap();
     let answer = Answer::of(answer).await;
-    answer.json()["access_token"]
-        .as_str()
-        .unwrap_or_else(|| panic!("{answer:?}"))
-        .to_owned()
+    answer.json()["access_token"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
 }
 
 pub async fn token(url: &str, login: &str) -> Answer {
-    Answer::of(
-        client()
-            .post(format!("{url}/token"))
-            .bearer_auth(login)
-            .send()
-            .await
-            .unwrap(),
-    )
-    .await
+    Answer::of(client().post(format!("{url}/token")).bearer_auth(login).send().await.unwrap()).await
 }
