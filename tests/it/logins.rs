@@ -33,7 +33,6 @@ async fn a_request_without_login_is_asked_for_one() {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one list of faults reads better than three")]
 async fn every_fault_of_a_login_is_answered_with_the_same_text() {
     let app = start().await;
     let issuer = &app.issuer;
