@@ -8,7 +8,7 @@ use std::{
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{ACCESS_KEY, Database, TestApp};
+use crate::support::{ACCESS_KEY, Database, TestApp, ops};
 
 /// A log in memory.
 #[derive(Clone, Default)]
@@ -53,6 +53,9 @@ async fn no_secret_is_logged_at_trace() {
     app.token(&guest, Some(json!({"scopes": ["voip"]}))).await.assert_problem(403, "scope_not_allowed");
     app.token(&good, Some(json!({"token": good}))).await.assert_problem(400, "invalid_request");
     app.me(&good).await;
+    let header = [("idempotency-key", "k")];
+    app.ops_as("operator", reqwest::Method::POST, "/users/test:guest/revoke", None, &header).await;
+    secrets.push(ops::key("operator"));
     for fault in [
         json!({"operation": "*", "kind": "status", "status": 503, "count": 1}),
         json!({"operation": "*", "kind": "drop_after", "count": 1}),
