@@ -14,6 +14,7 @@ need_command() {
     command -v "$1" >/dev/null || give_up "$3 is needed (the command '$1')"
 }
 
+# RUNLEVEL keeps a freshly installed server from being started beside ours.
 install_package() {
     [ -n "$1" ] && command -v apt-get >/dev/null || return 1
     local as_root=""
@@ -22,8 +23,8 @@ install_package() {
         as_root="sudo -n"
     fi
     say "installing $1"
-    $as_root apt-get install -y --no-install-recommends $1 >/dev/null 2>&1 && return
-    $as_root apt-get update >/dev/null && DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y --no-install-recommends $1 >/dev/null
+    $as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $1 >/dev/null 2>&1 && return
+    $as_root apt-get update >/dev/null && $as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $1 >/dev/null
 }
 
 postgres_folder() {
