@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, is async or knows a framework; every other room may use it.
 
+pub mod address;
 pub mod audit;
 pub mod clock;
 pub mod operation;

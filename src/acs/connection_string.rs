@@ -8,6 +8,7 @@ use std::str::FromStr;
 use url::Url;
 
 use super::credential::{AccessKey, AccessKeyError};
+use crate::domain::address::is_on_this_machine;
 
 /// An endpoint and the key to it.
 #[derive(Clone, Debug)]
@@ -82,12 +83,7 @@ impl Endpoint {
     /// Tells whether the address is on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        match self.0.host() {
-            Some(url::Host::Domain(name)) => name == "localhost",
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        }
+        is_on_this_machine(&self.0)
     }
 }
 

@@ -12,10 +12,10 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use url::{Host, Url};
+use url::Url;
 
 use super::table;
-use crate::{app, client::Client, config::Variables};
+use crate::{app, client::Client, config::Variables, domain::address::is_on_this_machine};
 
 const URL_VARIABLE: &str = "VENDOR_URL";
 const KEY_VARIABLE: &str = "VENDOR_OPS_KEY";
@@ -70,7 +70,7 @@ impl Remote {
         let url = self.address(environment)?;
         let key = self.key(environment)?;
         // A proxy of the environment is for the way out, not for a service on this machine.
-        let http = app::client_builder(is_loopback(&url)).build()?;
+        let http = app::client_builder(is_on_this_machine(&url)).build()?;
         Ok(Session { client: Client::new(http, url, &key)?, json: self.json })
     }
 
@@ -88,7 +88,7 @@ impl Remote {
             "{name} must be an address only: no user, no password, no `?`, no `#`"
         );
         ensure!(
-            url.scheme() == "https" || is_loopback(&url) || self.allow_http,
+            url.scheme() == "https" || is_on_this_machine(&url) || self.allow_http,
             "{name} is plain http to another machine, where the key can be read on the way: \
              use https, or give --allow-http on a network that you trust"
         );
@@ -192,15 +192,6 @@ fn pretty(answer: &Value) -> anyhow::Result<String> {
         escaped
     });
     Ok(escaped + "\n")
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

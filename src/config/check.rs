@@ -9,7 +9,7 @@ use super::{Faults, Raw, Settings};
 use crate::{
     acs::{self, connection_string::ConnectionString},
     auth::{IssuerSettings, Issuers, Operators},
-    domain::user::IssuerKey,
+    domain::{address::is_on_this_machine, user::IssuerKey},
 };
 
 impl Raw {
@@ -181,15 +181,9 @@ fn issuers(issuers: Issuers, faults: &mut Faults) -> Vec<(IssuerKey, IssuerSetti
 
 /// Keys that arrive by plain http from another machine could be anybody's.
 fn transport(key: &str, url: &Url, allow_http: bool, faults: &mut Faults) {
-    let on_this_machine = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
     match url.scheme() {
         "https" => {}
-        "http" if on_this_machine || allow_http => {}
+        "http" if is_on_this_machine(url) || allow_http => {}
         "http" => faults.add(key, "must be https, or anybody on the way could sign logins"),
         _ => faults.add(key, "must be an https URL"),
     }

@@ -33,6 +33,7 @@ pub struct TestIssuer {
     pub url: String,
     pub keys: Arc<Mutex<Vec<TestKey>>>,
     pub is_down: Arc<AtomicBool>,
+    /// How often somebody asked for the keys: each time begins with discovery.
     pub fetches: Arc<AtomicUsize>,
     clock: Clock,
 }
@@ -69,17 +70,17 @@ impl TestIssuer {
         let (is_down, fetches) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let url = Arc::new(Mutex::new(String::new()));
         let discovery = {
-            let (url, is_down) = (Arc::clone(&url), Arc::clone(&is_down));
+            let (url, is_down, fetches) = (Arc::clone(&url), Arc::clone(&is_down), Arc::clone(&fetches));
             move || async move {
+                fetches.fetch_add(1, Ordering::SeqCst);
                 let url = url.lock().unwrap().clone();
                 let document = json!({"issuer": url, "jwks_uri": format!("{url}/jwks")});
                 up(&is_down).map(|()| Json(document))
             }
         };
         let jwks = {
-            let (keys, is_down, fetches) = (Arc::clone(&keys), Arc::clone(&is_down), Arc::clone(&fetches));
+            let (keys, is_down) = (Arc::clone(&keys), Arc::clone(&is_down));
             move || async move {
-                fetches.fetch_add(1, Ordering::SeqCst);
                 let keys: Vec<_> = keys.lock().unwrap().iter().map(|key| key.public.clone()).collect();
                 up(&is_down).map(|()| Json(json!({"keys": keys})))
             }

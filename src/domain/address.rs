@@ -1,0 +1,14 @@
+//! Addresses, as far as it matters who can read on the way.
+
+use url::{Host, Url};
+
+/// Tells whether an address is on this machine, so that plain http to it stays unread.
+#[must_use]
+pub fn is_on_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
