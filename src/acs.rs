@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::domain::{
     clock::Clock,
     scope::Scopes,
-    token::{IssuedToken, Lifetime},
+    token::{CredentialId, IssuedToken, Lifetime},
     user::AcsId,
 };
 use connection_string::{ConnectionString, Endpoint};
-use credential::AccessKey;
+use credential::{AccessKey, AccessKeys};
 
 /// Which ACS resource, and how to talk to it.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,6 +33,8 @@ use credential::AccessKey;
 pub struct Settings {
     /// The connection string from the Azure portal.
     pub connection_string: Option<SecretString>,
+    /// The resource's other access key, in base64: tried where ACS denies the one of the connection string.
+    pub second_access_key: Option<SecretString>,
     /// The version of the REST API.
     pub api_version: String,
     /// How long one call may take.
@@ -46,6 +48,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connection_string: None,
+            second_access_key: None,
             api_version: "2023-10-01".to_owned(),
             timeout: Duration::from_secs(4),
             allow_http: false,
@@ -102,11 +105,11 @@ pub enum Error {
 }
 
 /// A client of one ACS resource.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
-    key: AccessKey,
+    keys: AccessKeys,
     api_version: String,
     timeout: Duration,
     clock: Clock,
@@ -119,7 +122,7 @@ impl Client {
         Self {
             http,
             endpoint: connection.endpoint,
-            key: connection.access_key,
+            keys: AccessKeys::new(connection.access_key, connection.second_access_key),
             api_version: settings.api_version.clone(),
             timeout: settings.timeout,
             clock,
@@ -138,12 +141,19 @@ impl Client {
         self.timeout
     }
 
+    /// Tells whether a token that was made with this credential can still be alive: it dies when its key is replaced.
+    #[must_use]
+    pub fn has_credential(&self, credential: &str) -> bool {
+        self.keys.contain(credential)
+    }
+
     /// Creates an identity without a token.
     ///
     /// # Errors
     /// Any [`Error`]; after [`Error::Unavailable`] or [`Error::Malformed`] an identity may exist all the same.
     pub async fn create(&self) -> Result<AcsId, Error> {
-        let answer: wire::CreateResponse = self.call_for_json("create", "/identities", None::<&()>, 201).await?;
+        let (answer, _): (wire::CreateResponse, _) =
+            self.call_for_json("create", "/identities", None::<&()>, 201).await?;
         AcsId::parse(&answer.identity.id).map_err(|_| Error::Malformed { operation: "create" })
     }
 
@@ -154,9 +164,11 @@ impl Client {
     pub async fn create_with_token(&self, scopes: &Scopes, lifetime: Lifetime) -> Result<(AcsId, IssuedToken), Error> {
         let operation = "create";
         let body = wire::CreateRequest::new(scopes, lifetime);
-        let answer: wire::CreateResponse = self.call_for_json(operation, "/identities", Some(&body), 201).await?;
+        let (answer, credential): (wire::CreateResponse, _) =
+            self.call_for_json(operation, "/identities", Some(&body), 201).await?;
         let id = AcsId::parse(&answer.identity.id).map_err(|_| Error::Malformed { operation })?;
-        Ok((id, answer.access_token.ok_or(Error::Malformed { operation })?))
+        let token = answer.access_token.ok_or(Error::Malformed { operation })?;
+        Ok((id, token.made_with(credential)))
     }
 
     /// Issues a token for an identity.
@@ -165,7 +177,9 @@ impl Client {
     /// Any [`Error`].
     pub async fn issue(&self, id: &AcsId, scopes: &Scopes, lifetime: Lifetime) -> Result<IssuedToken, Error> {
         let path = format!("{}/:issueAccessToken", identity_path(id));
-        self.call_for_json("issue", &path, Some(&wire::IssueRequest::new(scopes, lifetime)), 200).await
+        let (answer, credential): (wire::TokenResponse, _) =
+            self.call_for_json("issue", &path, Some(&wire::IssueRequest::new(scopes, lifetime)), 200).await?;
+        Ok(answer.made_with(credential))
     }
 
     /// Revokes every token of an identity.
@@ -191,16 +205,46 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
         success: u16,
-    ) -> Result<T, Error> {
+    ) -> Result<(T, CredentialId), Error> {
         let malformed = |_| Error::Malformed { operation };
         let body = body.map(serde_json::to_vec).transpose().map_err(malformed)?.unwrap_or_default();
-        let answer = self.call(Method::POST, path, body, success).await?;
+        let (answer, credential) = self.call(Method::POST, path, body, success).await?;
         // The cause is left out on purpose: a JSON error may quote the answer, which holds a token.
-        serde_json::from_slice(&answer).map_err(malformed)
+        Ok((serde_json::from_slice(&answer).map_err(malformed)?, credential))
     }
 
-    async fn call(&self, method: Method, path: &str, body: Vec<u8>, success: u16) -> Result<Vec<u8>, Error> {
-        let request = self.signed_request(method, path, body)?;
+    /// Calls with the key in use and, where ACS denies it, once with the other.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        success: u16,
+    ) -> Result<(Vec<u8>, CredentialId), Error> {
+        let is_denied =
+            |answer: &Result<_, Error>| matches!(answer, Err(Error::Unauthorized { code }) if code == "Denied");
+        let first = self.keys.in_use();
+        let other = self.keys.other_than(first);
+        let answer = self.send(first, method.clone(), path, body.clone(), success).await;
+        let Some(other) = other.filter(|_| is_denied(&answer)) else { return answer };
+        let answer = self.send(other, method, path, body, success).await;
+        if !is_denied(&answer) {
+            tracing::warn!("ACS denied one access key and took the other, which is used from now on");
+            self.keys.remember(other);
+        }
+        answer
+    }
+
+    async fn send(
+        &self,
+        key: usize,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        success: u16,
+    ) -> Result<(Vec<u8>, CredentialId), Error> {
+        let (key, credential) = self.keys.get(key);
+        let request = self.signed_request(key, method, path, body)?;
         let mut answer = self.http.execute(request).await.map_err(unanswered)?;
         let status = answer.status().as_u16();
         let now = self.clock.now();
@@ -212,10 +256,16 @@ impl Client {
                 return Err(Error::Unavailable { retry_after: None, source: None });
             }
         }
-        if status == success { Ok(body) } else { Err(wire::error_of(status, retry_after, &body)) }
+        if status == success { Ok((body, credential.clone())) } else { Err(wire::error_of(status, retry_after, &body)) }
     }
 
-    fn signed_request(&self, method: Method, path: &str, body: Vec<u8>) -> Result<reqwest::Request, Error> {
+    fn signed_request(
+        &self,
+        key: &AccessKey,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<reqwest::Request, Error> {
         let target = format!("{path}?api-version={}", self.api_version);
         let url = reqwest::Url::parse(&format!("{}{target}", self.endpoint.as_str()))
             .map_err(|_| Error::Refused { status: 0, code: "InvalidUrl".to_owned() })?;
@@ -227,7 +277,7 @@ impl Client {
         // What is signed is read back from the URL, so that it is what goes over the wire.
         let target = format!("{}?{}", url.path(), url.query().unwrap_or_default());
         let parts = signing::Parts { method: method.as_str(), target: &target, host: &host, date: &date, body: &body };
-        let signature = signing::sign(&self.key, parts);
+        let signature = signing::sign(key, parts);
         let mut request = self
             .http
             .request(method, url)

@@ -36,7 +36,8 @@ pub struct TokenResponse {
     pub expires_on: DateTime<Utc>,
     /// When the token ends, milliseconds since 1970: what `AzureCommunicationTokenCredential` takes.
     pub expires_on_timestamp: i64,
-    /// When to ask for the next token: ten minutes before the end, as the SDKs' proactive refresh does.
+    /// When to ask for the next token: ten minutes before the end, as the SDKs' proactive refresh does, or halfway where less
+    /// than twenty are left.
     pub refresh_after: DateTime<Utc>,
     /// The scopes of the token.
     #[schema(value_type = Vec<crate::domain::scope::Scope>)]

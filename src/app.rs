@@ -13,7 +13,8 @@ use crate::{
     config::Settings,
     domain::clock::Clock,
     http::{self, Api, Lifecycle, Routers},
-    service::{Service, upstream::Upstream},
+    metrics::Metrics,
+    service::{Parts, Service, upstream::Upstream},
     shutdown::{self, Stop},
     store::{self, Store},
     worker,
@@ -95,12 +96,22 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
     let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
     let upstream = Upstream::new(acs);
     let issuers = settings.issuers.iter().map(|(key, _)| key.clone()).collect();
-    let service = Service::new(store.clone(), upstream, clock.clone(), settings.tokens, settings.users, issuers);
+    let metrics = Arc::new(Metrics::default());
+    let service = Service::new(Parts {
+        store: store.clone(),
+        upstream,
+        clock: clock.clone(),
+        settings: settings.tokens,
+        users: settings.users,
+        issuers,
+        metrics: Arc::clone(&metrics),
+    });
     let authenticator = Arc::new(Authenticator::new(&settings.auth, settings.issuers, &http, &clock));
     let api = Api {
         service: Arc::clone(&service),
         authenticator: Arc::clone(&authenticator),
         operators: Arc::new(settings.operators),
+        metrics,
     };
     let lifecycle = Lifecycle::default();
     Ok(App {

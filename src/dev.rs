@@ -16,6 +16,7 @@ use crate::{
     config::{self, Settings},
     domain::clock::Clock,
     emulator::{self, Emulator},
+    seal::KeyRing,
     shutdown::Stop,
     telemetry,
 };
@@ -72,7 +73,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         admin: listeners.admin_address()?,
         emulator: emulator_listener.local_addr()?,
     };
-    let settings = settings(&options, &addresses)?;
+    let mut settings = settings(&options, &addresses)?;
+    // The emulator's tokens end with it, so what an earlier run stored must not open.
+    settings.tokens.sealing_keys = KeyRing::random().context("the system gives no randomness")?;
     telemetry::init(&settings.log);
     let issuer = Issuer::open(&options.data, issuer_url(addresses.service), clock.clone())?;
     let app = app::build(settings, listeners, clock.clone(), issuer.router()).await?;

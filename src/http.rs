@@ -31,6 +31,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     auth::{Authenticator, Operators},
     domain::policy::Words,
+    metrics::Metrics,
     service::Service,
 };
 use problem::{Code, Problem};
@@ -81,6 +82,8 @@ pub struct Api {
     pub authenticator: Arc<Authenticator>,
     /// Who knows operators' keys.
     pub operators: Arc<Operators>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The routers of the listeners that take requests.

@@ -14,6 +14,8 @@ pub mod domain;
 pub mod emulator;
 pub mod http;
 pub mod jose;
+pub mod metrics;
+pub mod seal;
 pub mod service;
 pub mod shutdown;
 pub mod store;

@@ -4,11 +4,14 @@
 
 mod create;
 mod fence;
+mod flight;
 mod idempotency;
 mod import;
 mod issue;
 mod lookup;
+mod mint;
 mod purge;
+mod reuse;
 mod settle;
 pub mod upstream;
 
@@ -21,13 +24,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     domain::{clock::Clock, scope::Scope, token::Lifetime, user::IssuerKey},
+    metrics::Metrics,
+    seal::KeyRing,
     store::{self, Store},
 };
+use flight::Flights;
 use upstream::Upstream;
 
 pub use fence::{Changed, FenceKind, Order};
 pub use import::ImportOutcome;
-pub use issue::{Asker, Issued, Wanted};
+pub use issue::{Asker, How, Issued, Wanted};
 pub use lookup::{Ensured, Lookup};
 
 /// What tokens are like, and how long a request waits.
@@ -42,6 +48,11 @@ pub struct Settings {
     /// How long a call to ACS that got no answer may still act; no token is kept for reuse meanwhile.
     #[serde(with = "humantime_serde")]
     pub stray: Duration,
+    /// The keys that seal tokens for reuse; nothing is stored and reused without one.
+    pub sealing_keys: KeyRing,
+    /// How much of its life a stored token must have left to be handed out again.
+    #[serde(with = "humantime_serde")]
+    pub reuse_margin: Duration,
 }
 
 /// What is kept of users, and what users may do to themselves.
@@ -75,12 +86,22 @@ pub(crate) const CLOCK_MARGIN: Duration = Duration::from_secs(2);
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { lifetime: Lifetime::HOUR, patience: Duration::from_secs(5), stray: Duration::from_mins(15) }
+        Self {
+            lifetime: Lifetime::HOUR,
+            patience: Duration::from_secs(5),
+            stray: Duration::from_mins(15),
+            sealing_keys: KeyRing::default(),
+            reuse_margin: Duration::from_mins(20),
+        }
     }
 }
 
-/// Why a use case did not come to its end, by what the caller can do about it.
-#[derive(Debug, thiserror::Error)]
+/// The least of a token's life that may be left when it is reused: clients refresh ten minutes before the end, and one
+/// that got a token with less would ask again and again.
+pub const LEAST_REUSE_MARGIN: Duration = Duration::from_mins(15);
+
+/// Why a use case did not come to its end, by what the caller can do about it; all who share a mint get the same.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// No grant matches the login.
     #[error("no grant of the policy matches the login")]
@@ -120,10 +141,34 @@ pub enum Error {
     Upstream(#[from] upstream::Error),
     /// The database did not do what was asked.
     #[error("the store failed")]
-    Store(#[from] store::Error),
+    Store(#[source] Arc<store::Error>),
     /// The work was interrupted by the process stopping or by a fault of ours.
     #[error("the work was interrupted")]
     Interrupted,
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+/// What the use cases are made of.
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// ACS.
+    pub upstream: Upstream,
+    /// The time.
+    pub clock: Clock,
+    /// What tokens are like.
+    pub settings: Settings,
+    /// What is kept of users.
+    pub users: UserSettings,
+    /// The issuers for whose users mappings may be made.
+    pub issuers: HashSet<IssuerKey>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The use cases, over one store and one ACS resource.
@@ -135,6 +180,9 @@ pub struct Service {
     users: UserSettings,
     /// The issuers for whose users mappings may be made.
     issuers: HashSet<IssuerKey>,
+    metrics: Arc<Metrics>,
+    /// The mints that are under way.
+    flights: Flights,
     /// Tells the worker that there is work.
     wake: Notify,
     /// Work that must come to its end although the request that began it may be gone.
@@ -144,14 +192,8 @@ pub struct Service {
 impl Service {
     /// Puts the use cases together.
     #[must_use]
-    pub fn new(
-        store: Store,
-        upstream: Upstream,
-        clock: Clock,
-        settings: Settings,
-        users: UserSettings,
-        issuers: HashSet<IssuerKey>,
-    ) -> Arc<Self> {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { store, upstream, clock, settings, users, issuers, metrics } = parts;
         Arc::new(Self {
             store,
             upstream,
@@ -159,6 +201,8 @@ impl Service {
             settings,
             users,
             issuers,
+            metrics,
+            flights: Flights::default(),
             wake: Notify::new(),
             detached: TaskTracker::new(),
         })

@@ -11,6 +11,7 @@ mod idempotency;
 mod identities;
 mod operations;
 mod schema;
+mod tokens;
 mod users;
 
 use std::{str::FromStr, time::Duration};
@@ -28,6 +29,7 @@ pub use fences::Fence;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};
 pub use operations::{Completion, Failure, NewOperation};
+pub use tokens::{SealedToken, StoredToken};
 pub use users::UserFilter;
 
 /// Runs one body on whichever pool is open.

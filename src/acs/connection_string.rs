@@ -17,6 +17,8 @@ pub struct ConnectionString {
     pub endpoint: Endpoint,
     /// The access key.
     pub access_key: AccessKey,
+    /// The resource's other key, which stands in settings of its own.
+    pub second_access_key: Option<AccessKey>,
 }
 
 /// The address of an ACS resource: scheme, host and port, and nothing else.
@@ -63,6 +65,7 @@ impl FromStr for ConnectionString {
         Ok(Self {
             endpoint: endpoint.ok_or(ParseError::Missing("endpoint"))?.parse()?,
             access_key: access_key.ok_or(ParseError::Missing("accesskey"))?.parse().map_err(ParseError::AccessKey)?,
+            second_access_key: None,
         })
     }
 }

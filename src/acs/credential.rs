@@ -1,11 +1,18 @@
-//! What proves to ACS that we may ask: the access key of the resource.
+//! What proves to ACS that we may ask: the access keys of the resource, of which Azure gives two so that one can be
+//! replaced while the other serves.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::Sha256;
+
+use crate::domain::token::CredentialId;
 
 /// An access key: the bytes behind its base64 text.
 #[derive(Clone)]
@@ -29,6 +36,51 @@ impl AccessKey {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).expect("any key length");
         mac.update(text.as_bytes());
         BASE64_STANDARD.encode(mac.finalize().into_bytes())
+    }
+
+    /// Names the key: 96 bits of an HMAC under it, which tell nothing of it.
+    fn id(&self) -> CredentialId {
+        CredentialId::new(&self.authenticate("name of this key")[..16])
+    }
+}
+
+/// The keys that are still ours, one of which is in use; what works is remembered.
+#[derive(Debug)]
+pub(super) struct AccessKeys {
+    keys: Vec<(AccessKey, CredentialId)>,
+    in_use: AtomicUsize,
+}
+
+impl AccessKeys {
+    pub(super) fn new(first: AccessKey, second: Option<AccessKey>) -> Self {
+        let named = |key: AccessKey| {
+            let id = key.id();
+            (key, id)
+        };
+        Self { keys: std::iter::once(first).chain(second).map(named).collect(), in_use: AtomicUsize::new(0) }
+    }
+
+    /// Returns the position of the key in use.
+    pub(super) fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
+    }
+
+    /// Returns the position of the other key, if there is one.
+    pub(super) fn other_than(&self, position: usize) -> Option<usize> {
+        (self.keys.len() > 1).then(|| 1 - position)
+    }
+
+    pub(super) fn get(&self, position: usize) -> &(AccessKey, CredentialId) {
+        &self.keys[position]
+    }
+
+    pub(super) fn remember(&self, position: usize) {
+        self.in_use.store(position, Ordering::Relaxed);
+    }
+
+    /// Tells whether a credential is one of these.
+    pub(super) fn contain(&self, credential: &str) -> bool {
+        self.keys.iter().any(|(_, id)| id.as_str() == credential)
     }
 }
 

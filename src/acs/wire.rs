@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::domain::{
     scope::Scopes,
-    token::{IssuedToken, Lifetime},
+    token::{AccessToken, CredentialId, IssuedToken, Lifetime},
 };
 
 /// The body of `POST /identities` that also asks for a token.
@@ -32,7 +32,22 @@ pub(super) struct IssueRequest<'a> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct CreateResponse {
     pub(super) identity: Identity,
-    pub(super) access_token: Option<IssuedToken>,
+    pub(super) access_token: Option<TokenResponse>,
+}
+
+/// A token, as create and issue answer it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct TokenResponse {
+    token: AccessToken,
+    /// RFC 3339 with up to seven fraction digits.
+    expires_on: DateTime<Utc>,
+}
+
+impl TokenResponse {
+    pub(super) fn made_with(self, credential: CredentialId) -> IssuedToken {
+        IssuedToken { token: self.token, expires_on: self.expires_on.trunc_subsecs(3), made_with: credential }
+    }
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,8 @@ use super::{Faults, Raw, Settings};
 use crate::{
     acs::{self, connection_string::ConnectionString},
     auth::{IssuerSettings, Issuers, Operators},
-    domain::{address::is_on_this_machine, user::IssuerKey},
+    domain::{address::is_on_this_machine, token::Lifetime, user::IssuerKey},
+    service,
 };
 
 impl Raw {
@@ -44,6 +45,11 @@ impl Raw {
         let connection = connection(&self.acs, found);
         if self.tokens.patience.is_zero() || self.tokens.patience > self.server.request_timeout {
             found.add("tokens.patience", "must be more than nothing and at most `server.request_timeout`");
+        }
+        if !(service::LEAST_REUSE_MARGIN..Lifetime::HOUR.duration()).contains(&self.tokens.reuse_margin) {
+            let message = "must be at least 15 minutes, or clients that refresh ten minutes early would ask in a loop, and under an hour, \
+                           or nothing would be reused";
+            found.add("tokens.reuse_margin", message);
         }
         if self.auth.leeway > Duration::from_mins(5) {
             found.add("auth.leeway", "must be at most 5 minutes");
@@ -120,6 +126,11 @@ fn connection(acs: &acs::Settings, faults: &mut Faults) -> Option<ConnectionStri
         faults.add("acs.connection_string", message);
         return None;
     };
+    let second = acs.second_access_key.as_ref().map(|text| text.expose_secret().parse());
+    let second_access_key = second.transpose().unwrap_or_else(|error: acs::credential::AccessKeyError| {
+        faults.add("acs.second_access_key", error.to_string());
+        None
+    });
     match text.expose_secret().parse::<ConnectionString>() {
         Ok(connection) => {
             if connection.endpoint.is_exposed() && !acs.allow_http {
@@ -127,7 +138,7 @@ fn connection(acs: &acs::Settings, faults: &mut Faults) -> Option<ConnectionStri
                                `acs.allow_http = true` takes it all the same";
                 faults.add("acs.connection_string", message);
             }
-            Some(connection)
+            Some(ConnectionString { second_access_key, ..connection })
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));

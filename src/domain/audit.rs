@@ -75,6 +75,8 @@ pub enum Action {
     PossibleOrphan,
     /// ACS minted a token and it was handed out.
     TokenMinted,
+    /// An operator got a token of a user that was there already.
+    TokenReused,
     /// Access was revoked.
     AccessRevoked,
     /// The user was blocked.
@@ -99,6 +101,7 @@ impl Action {
             Self::IdentityImported => "identity_imported",
             Self::PossibleOrphan => "possible_orphan",
             Self::TokenMinted => "token_minted",
+            Self::TokenReused => "token_reused",
             Self::AccessRevoked => "access_revoked",
             Self::UserBlocked => "user_blocked",
             Self::UserUnblocked => "user_unblocked",

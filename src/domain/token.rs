@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{self, Write},
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,20 +40,45 @@ impl AccessToken {
     }
 }
 
+impl From<SecretString> for AccessToken {
+    fn from(text: SecretString) -> Self {
+        Self(text)
+    }
+}
+
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
 }
 
+/// What tells one credential of ours at ACS from another, and nothing about it: tokens die with the key that made them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialId(Arc<str>);
+
+impl CredentialId {
+    /// Takes a text that is unique to a credential.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the text that is stored.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A token as ACS issued it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct IssuedToken {
     /// The secret.
     pub token: AccessToken,
-    /// When it ends; ACS writes RFC 3339 with up to seven fraction digits.
+    /// When it ends, in whole milliseconds.
     pub expires_on: DateTime<Utc>,
+    /// Which credential of ours it was made with.
+    pub made_with: CredentialId,
 }
 
 /// How long a token shall live: whole minutes from 60 to 1440, as ACS allows since api-version 2022-10-01.
@@ -74,6 +100,12 @@ impl Lifetime {
     /// [`LifetimeError`] outside 60 to 1440.
     pub fn from_minutes(minutes: u64) -> Result<Self, LifetimeError> {
         u16::try_from(minutes).ok().filter(|m| (60..=1440).contains(m)).map(Self).ok_or(LifetimeError)
+    }
+
+    /// Returns how long that is.
+    #[must_use]
+    pub fn duration(self) -> Duration {
+        Duration::from_mins(self.0.into())
     }
 
     /// Returns the number of minutes.

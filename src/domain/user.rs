@@ -268,6 +268,8 @@ pub struct User {
     pub pending_operation: Option<Uuid>,
     /// When a token was last minted.
     pub last_minted_at: Option<DateTime<Utc>>,
+    /// Before when no token may be kept for reuse, because a stray revocation could still end it.
+    pub no_reuse_before: Option<DateTime<Utc>>,
     /// When the mapping was made.
     pub created_at: DateTime<Utc>,
     /// When the mapping last changed.

@@ -1,4 +1,4 @@
-//! The admin listener: liveness and readiness, for probes only.
+//! The admin listener: liveness, readiness and metrics, for probes and monitoring only.
 
 use std::{
     sync::{
@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderName, StatusCode, header::CONTENT_TYPE},
+    routing::get,
+};
 
 use super::Api;
 use crate::api::Readiness;
@@ -43,7 +48,16 @@ impl Lifecycle {
 
 /// Builds the admin router.
 pub fn router(api: Api, lifecycle: Lifecycle) -> Router {
-    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).with_state((api, lifecycle))
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state((api, lifecycle))
+}
+
+/// The content type is that of OpenMetrics 1.0, which Prometheus reads.
+async fn metrics(State((api, _)): State<(Api, Lifecycle)>) -> ([(HeaderName, &'static str); 1], String) {
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], api.metrics.render())
 }
 
 /// Ready is who has started and is not stopping: were every replica to leave the load balancer when the database is away,

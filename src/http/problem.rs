@@ -215,7 +215,7 @@ impl From<service::Error> for Problem {
             service::Error::Invalid(detail) => Self::new(Code::InvalidRequest).detail(detail),
             service::Error::InProgress => Self::new(Code::OperationInProgress).cause(error),
             service::Error::Upstream(error) => error.into(),
-            service::Error::Store(error) => error.into(),
+            service::Error::Store(error) => Self::new(of_store(&error)).cause(error),
             service::Error::Interrupted => Self::new(Code::InternalError).cause(error),
         }
     }
@@ -235,15 +235,13 @@ impl From<upstream::Error> for Problem {
     }
 }
 
-impl From<store::Error> for Problem {
-    fn from(error: store::Error) -> Self {
-        match error {
-            store::Error::Unavailable(_) => Self::new(Code::StoreUnavailable).cause(error),
-            store::Error::Url(_)
-            | store::Error::Rejected(_)
-            | store::Error::Corrupt { .. }
-            | store::Error::Migration(_)
-            | store::Error::TooOld { .. } => Self::new(Code::InternalError).cause(error),
-        }
+fn of_store(error: &store::Error) -> Code {
+    match error {
+        store::Error::Unavailable(_) => Code::StoreUnavailable,
+        store::Error::Url(_)
+        | store::Error::Rejected(_)
+        | store::Error::Corrupt { .. }
+        | store::Error::Migration(_)
+        | store::Error::TooOld { .. } => Code::InternalError,
     }
 }

@@ -1,7 +1,7 @@
 //! `POST /token`: the main job.
 
 use axum::{Json, extract::State, http::header};
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 
 use super::{
     Api,
@@ -53,15 +53,15 @@ pub(super) async fn issue(api: &Api, asker: Asker, request: TokenRequest) -> Res
     let issued = api.service.issue(&asker, &wanted(request)?).await?;
     tracing::info!(
         user = %issued.user,
-        fingerprint = issued.token.token.fingerprint(),
-        how = "minted",
-        expires_on = %issued.token.expires_on,
+        fingerprint = issued.fingerprint,
+        how = issued.how.as_str(),
+        expires_on = %issued.expires_on,
         login_jti = asker.login_id,
         login_sid = asker.session_id,
         client = asker.trace.client.map(|client| client.to_string()),
         "token handed out"
     );
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(response(issued, api.service.endpoint()))))
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(response(issued, api.service.endpoint(), api.service.now()))))
 }
 
 fn wanted(request: TokenRequest) -> Result<Wanted, Problem> {
@@ -74,14 +74,15 @@ fn wanted(request: TokenRequest) -> Result<Wanted, Problem> {
     Ok(Wanted { scopes: request.scopes, lifetime })
 }
 
-fn response(issued: Issued, endpoint: &str) -> TokenResponse {
-    // The SDKs refresh ten minutes before the end; tokens live an hour at least.
-    let expires_on = issued.token.expires_on;
+fn response(issued: Issued, endpoint: &str, now: DateTime<Utc>) -> TokenResponse {
+    let expires_on = issued.expires_on;
+    let left = expires_on - now;
     TokenResponse {
         expires_on,
         expires_on_timestamp: expires_on.timestamp_millis(),
-        refresh_after: expires_on - Duration::minutes(10),
-        token: issued.token.token,
+        // As the SDKs' proactive refresh does: ten minutes before the end, or halfway where less is left.
+        refresh_after: expires_on - Duration::minutes(10).min(left / 2),
+        token: issued.token,
         scopes: issued.scopes,
         endpoint: endpoint.to_owned(),
         user: CommunicationUser { communication_user_id: issued.acs_id.as_str().to_owned() },

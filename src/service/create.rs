@@ -10,7 +10,8 @@ use tracing::Instrument;
 
 use super::{
     Error, Service,
-    issue::{Asker, Issued, Terms, event, minted},
+    issue::{Asker, Issued, Terms, event},
+    mint::{issued, minted, trace},
     upstream,
 };
 use crate::{
@@ -36,7 +37,9 @@ impl Service {
     ) -> Result<Option<Issued>, Error> {
         let made = self.create_detached(asker, read, Some(terms.clone()), deadline).await?;
         Ok(made.and_then(|(claim, acs_id, token)| {
-            Some(Issued { token: token?, scopes: terms.scopes.clone(), user: claim.user, acs_id })
+            let token = token?;
+            let trace = trace(&token, claim.generation, &terms.scopes);
+            Some(issued(token, trace, terms, claim.user, acs_id))
         }))
     }
 
@@ -95,13 +98,18 @@ impl Service {
                 return Err(error.into());
             }
         };
-        let about = match (&token, terms) {
-            (Some(token), Some(terms)) => minted(asker, &claim.user, &acs_id, token, claim.generation, &terms.scopes),
-            _ => Event { acs_id: Some(acs_id.clone()), ..event(Action::IdentityBound, asker, &claim.user) },
+        let (about, kept) = match (&token, terms) {
+            (Some(token), Some(terms)) => {
+                let trace = trace(token, claim.generation, &terms.scopes);
+                let kept = self.seal(&claim.user, token, &trace);
+                (minted(asker, &claim.user, &acs_id, trace), kept)
+            }
+            _ => (Event { acs_id: Some(acs_id.clone()), ..event(Action::IdentityBound, asker, &claim.user) }, None),
         };
         // A failure here must not give the claim back: the commit may have happened.
         // Where it did not, the one who takes the claim over counts the identity as a possible orphan.
-        let bound = self.store.bind(&claim, self.upstream.resource(), &acs_id, &about, self.clock.now()).await?;
+        let (resource, now) = (self.upstream.resource(), self.clock.now());
+        let bound = self.store.bind(&claim, resource, &acs_id, &about, kept.as_ref(), now).await?;
         if bound == Bound::Lost {
             self.wake.notify_one();
         }

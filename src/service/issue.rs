@@ -1,8 +1,8 @@
-//! Issuing: read once as the authorisation, mint at ACS, and hand out only what is still right.
+//! Issuing: read once as the authorisation, then reuse what is stored, or mint at ACS and hand out only what is still right.
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -10,12 +10,13 @@ use super::{Error, Service, floor_to_second, settle::PULL_PAUSE};
 use crate::{
     auth::Login,
     domain::{
-        audit::{Action, Actor, Event, TokenTrace, Trace},
+        audit::{Action, Actor, Event, Trace},
         policy::Grant,
         scope::Scopes,
-        token::{IssuedToken, Lifetime},
+        token::{AccessToken, Lifetime},
         user::{AcsId, State, User, UserId, UserRef},
     },
+    store::StoredToken,
 };
 
 /// How often a token that ACS minted may turn out to be fenced before the request is sent away.
@@ -68,17 +69,51 @@ pub struct Wanted {
     pub lifetime: Option<Lifetime>,
 }
 
+/// How a token came to be handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// ACS made it for this request.
+    Minted,
+    /// ACS made it for another request that wanted the same at the same moment.
+    Shared,
+    /// It was stored, and has enough of its life left.
+    Reused,
+    /// It was stored and is nearly over, but no new one could be had.
+    Stale,
+}
+
+impl How {
+    /// Returns the word for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Minted => "minted",
+            Self::Shared => "shared",
+            Self::Reused => "reused",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// A token that may leave the house.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The token.
-    pub token: IssuedToken,
+    pub token: AccessToken,
+    /// Its SHA-256 in hexadecimal.
+    pub fingerprint: String,
+    /// When it ends.
+    pub expires_on: DateTime<Utc>,
     /// Its scopes.
     pub scopes: Scopes,
+    /// The generation it was authorised under.
+    pub generation: i64,
     /// Whose it is, in our words.
     pub user: UserId,
     /// Whose it is, in ACS's words.
     pub acs_id: AcsId,
+    /// Where it comes from.
+    pub how: How,
 }
 
 /// What was asked for, bounded by what is granted.
@@ -90,8 +125,8 @@ pub(super) struct Terms {
 
 /// What the read entitles to.
 pub(super) enum Authorised {
-    /// There is an identity: mint for it.
-    Mint(User, AcsId),
+    /// There is an identity, and perhaps a token that was stored for it.
+    Identity { user: User, acs_id: AcsId, stored: Option<StoredToken> },
     /// There is none: create it, over this row if there is one.
     Create(Option<User>),
 }
@@ -103,12 +138,30 @@ impl Service {
     /// [`Error::NotFound`] when the user is named by an unknown id; any other [`Error`].
     pub async fn issue(self: &Arc<Self>, asker: &Asker, wanted: &Wanted) -> Result<Issued, Error> {
         let terms = self.terms(asker, wanted)?;
+        let issued = match self.issue_on(asker, &terms).await {
+            Err(Error::Upstream(error)) if error.may_pass() => {
+                self.stale(asker, &terms).await?.ok_or(Error::Upstream(error))?
+            }
+            other => other?,
+        };
+        self.audit_reuse(asker, &issued).await?;
+        self.metrics.token_handed_out(issued.how.as_str());
+        Ok(issued)
+    }
+
+    async fn issue_on(self: &Arc<Self>, asker: &Asker, terms: &Terms) -> Result<Issued, Error> {
         let deadline = self.deadline();
         let mut thrown_away = 0;
         loop {
-            let issued = match self.authorise(asker, deadline).await? {
-                Authorised::Mint(user, acs_id) => self.mint(asker, &user, acs_id, &terms, deadline).await?,
-                Authorised::Create(read) => self.create(asker, read, &terms, deadline).await?,
+            let issued = match self.authorise(asker, Some(terms), deadline).await? {
+                Authorised::Identity { user, acs_id, stored } => {
+                    let margin = self.settings.reuse_margin;
+                    match stored.and_then(|stored| self.open(&user, &acs_id, stored, terms, margin)) {
+                        Some(issued) => Some(issued),
+                        None => self.mint(asker, user, acs_id, terms, deadline).await?,
+                    }
+                }
+                Authorised::Create(read) => self.create(asker, read, terms, deadline).await?,
             };
             if let Some(issued) = issued {
                 return Ok(issued);
@@ -132,12 +185,19 @@ impl Service {
     }
 
     /// Reads the mapping until it says what to do; whoever waited reads again, so that no decision is older than the read.
-    pub(super) async fn authorise(self: &Arc<Self>, asker: &Asker, deadline: Instant) -> Result<Authorised, Error> {
+    ///
+    /// Without terms nothing is to be handed out.
+    pub(super) async fn authorise(
+        self: &Arc<Self>,
+        asker: &Asker,
+        terms: Option<&Terms>,
+        deadline: Instant,
+    ) -> Result<Authorised, Error> {
         let mut look = FIRST_LOOK;
         let mut next_pull = Instant::now();
         loop {
             let now = self.clock.now();
-            let Some(user) = self.store.find_user(&asker.user, now).await? else {
+            let Some((user, stored)) = self.read(&asker.user, terms, now).await? else {
                 let is_too_old = asker.login_time.is_some_and(|login| login < self.forgotten(now));
                 return match asker.user {
                     UserRef::Id(_) => Err(Error::NotFound),
@@ -155,7 +215,7 @@ impl Service {
             let being_created = user.claimed_until.is_some_and(|until| now <= until);
             if !being_created && !user.held {
                 return Ok(match user.acs_id.clone() {
-                    Some(acs_id) => Authorised::Mint(user, acs_id),
+                    Some(acs_id) => Authorised::Identity { user, acs_id, stored },
                     None => Authorised::Create(Some(user)),
                 });
             }
@@ -167,7 +227,7 @@ impl Service {
         }
     }
 
-    fn refuse(&self, user: &User, asker: &Asker, now: DateTime<Utc>) -> Result<(), Error> {
+    pub(super) fn refuse(&self, user: &User, asker: &Asker, now: DateTime<Utc>) -> Result<(), Error> {
         if user.blocked_at.is_some() {
             return Err(Error::UserBlocked);
         }
@@ -201,21 +261,6 @@ impl Service {
             }
         });
     }
-
-    async fn mint(
-        &self,
-        asker: &Asker,
-        user: &User,
-        acs_id: AcsId,
-        terms: &Terms,
-        deadline: Instant,
-    ) -> Result<Option<Issued>, Error> {
-        let token = self.upstream.issue(&acs_id, &terms.scopes, terms.lifetime, deadline).await?;
-        let event = minted(asker, &user.id, &acs_id, &token, user.generation, &terms.scopes);
-        let expires_at = token.expires_on.trunc_subsecs(3);
-        let still_right = self.store.record_mint(user, &acs_id, expires_at, &event, self.clock.now()).await?;
-        Ok(still_right.then(|| Issued { token, scopes: terms.scopes.clone(), user: user.id.clone(), acs_id }))
-    }
 }
 
 /// The event of what an asker did to a user.
@@ -224,25 +269,4 @@ pub(super) fn event(action: Action, asker: &Asker, user: &UserId) -> Event {
     let detail = (asker.login_id.is_some() || asker.session_id.is_some())
         .then(|| json!({"jti": asker.login_id, "sid": asker.session_id}));
     Event { detail, ..Event::new(action, actor, user.clone(), asker.trace.clone()) }
-}
-
-/// The event of a mint.
-pub(super) fn minted(
-    asker: &Asker,
-    user: &UserId,
-    acs_id: &AcsId,
-    token: &IssuedToken,
-    generation: i64,
-    scopes: &Scopes,
-) -> Event {
-    Event {
-        acs_id: Some(acs_id.clone()),
-        token: Some(TokenTrace {
-            fingerprint: token.token.fingerprint(),
-            scopes: scopes.to_string(),
-            expires_at: token.expires_on.trunc_subsecs(3),
-            generation,
-        }),
-        ..event(Action::TokenMinted, asker, user)
-    }
 }

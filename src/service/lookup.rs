@@ -88,8 +88,8 @@ impl Service {
                     (None, _) => {}
                 }
             }
-            match self.authorise(asker, deadline).await? {
-                Authorised::Mint(user, acs_id) => return Ok(Ensured { user, acs_id }),
+            match self.authorise(asker, None, deadline).await? {
+                Authorised::Identity { user, acs_id, .. } => return Ok(Ensured { user, acs_id }),
                 Authorised::Create(read) => drop(self.create_bare(asker, read, deadline).await?),
             }
             if tokio::time::Instant::now() >= deadline {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Error, Service};
 
 impl Service {
-    /// Forgets mappings without identity after their time, expired idempotency keys, and old audit events.
+    /// Forgets mappings without identity after their time, tokens that are over, expired idempotency keys, and old audit events.
     ///
     /// # Errors
     /// [`Error::Store`] when the database is away.
@@ -19,6 +19,7 @@ impl Service {
                 break;
             }
         }
+        while self.store.purge_tokens(now).await? > 0 {}
         self.store.purge_idempotency_keys(now).await?;
         let mut events = 0;
         while let Some(retention) = audit_retention {

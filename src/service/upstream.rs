@@ -3,7 +3,7 @@
 //! Repeated are 408, 429, 500, 502, 503, 504 and connection errors, as the official SDKs do; `Retry-After` wins when longer.
 //! A *create* is repeated only when it is certain that the attempt before had no effect, because each creates an identity.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, timeout_at};
@@ -21,11 +21,11 @@ use crate::{
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Why ACS did not do what was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// ACS refused us: our key, our rights or our settings are wrong.
     #[error("ACS refused the call")]
-    Rejected(#[source] acs::Error),
+    Rejected(#[source] Arc<acs::Error>),
     /// Too many calls for ACS.
     #[error("ACS is throttling")]
     Throttled {
@@ -41,12 +41,23 @@ pub enum Error {
         may_have_acted: bool,
         /// The last failure.
         #[source]
-        source: Option<acs::Error>,
+        source: Option<Arc<acs::Error>>,
     },
 }
 
+impl Error {
+    /// Tells whether the trouble is of the kind that passes, so that an older token is better than none.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Throttled { .. } | Self::Unavailable { .. } => true,
+            Self::Rejected(_) => false,
+        }
+    }
+}
+
 /// ACS with patience.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Upstream {
     acs: acs::Client,
 }
@@ -177,11 +188,11 @@ fn give_up(error: acs::Error) -> Error {
             Error::Unavailable {
                 retry_after: retry_after.unwrap_or(DEFAULT_RETRY_AFTER),
                 may_have_acted,
-                source: Some(error),
+                source: Some(Arc::new(error)),
             }
         }
         acs::Error::Unauthorized { .. } | acs::Error::NotOwned | acs::Error::NotFound | acs::Error::Refused { .. } => {
-            Error::Rejected(error)
+            Error::Rejected(Arc::new(error))
         }
     }
 }

@@ -120,6 +120,16 @@ pub struct HeldToken {
 }
 
 impl Store {
+    /// Appends an event that tells of no change in the database.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn append_audit(&self, event: &Event, now: DateTime<Utc>) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        tx.append_audit(event, now).await?;
+        tx.commit().await
+    }
+
     /// Lists events, newest first.
     ///
     /// # Errors

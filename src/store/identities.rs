@@ -7,9 +7,9 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, NewOperation, Store, Tx, execute, on_pool, on_tx};
+use super::{Error, NewOperation, SealedToken, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{
-    audit::{Action, Event},
+    audit::{Action, Event, TokenTrace},
     operation::Kind,
     user::{AcsId, AppUser, State, User, UserId, UserRef},
 };
@@ -159,7 +159,8 @@ impl Store {
 
     /// Binds a new identity to its user, if the claim is still good; else queues the identity for deletion.
     ///
-    /// `about` is the event of the token that came with the identity, or of the binding where none did.
+    /// `about` is the event of the token that came with the identity, or of the binding where none did; `kept` is that
+    /// token for reuse.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
@@ -169,6 +170,7 @@ impl Store {
         resource: &str,
         acs_id: &AcsId,
         about: &Event,
+        kept: Option<&SealedToken>,
         now: DateTime<Utc>,
     ) -> Result<Bound, Error> {
         let token = about.token.as_ref();
@@ -192,8 +194,11 @@ impl Store {
             if generation != claim.generation || blocked_at.is_some() {
                 Bound::ButFenced
             } else {
-                if token.is_some() {
+                if let Some(token) = token {
                     tx.append_audit(about, now).await?;
+                    if let Some(kept) = kept {
+                        tx.keep_token(&claim.user, kept, token, now).await?;
+                    }
                 }
                 Bound::AndCurrent
             }
@@ -233,7 +238,8 @@ impl Store {
         tx.commit().await
     }
 
-    /// Records a mint for what was `read` before ACS was asked, if the mapping still is so; only then may the token be handed out.
+    /// Records a mint for what was `read` before ACS was asked, if the mapping still is so; only then may the token be
+    /// handed out, and be `kept` for reuse.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer; the token must then be thrown away.
@@ -241,8 +247,9 @@ impl Store {
         &self,
         read: &User,
         acs_id: &AcsId,
-        expires_at: DateTime<Utc>,
+        token: &TokenTrace,
         event: &Event,
+        kept: Option<&SealedToken>,
         now: DateTime<Utc>,
     ) -> Result<bool, Error> {
         let mut tx = self.begin().await?;
@@ -250,7 +257,7 @@ impl Store {
             &mut tx,
             sqlx::query(RECORD_MINT)
                 .bind(now)
-                .bind(expires_at)
+                .bind(token.expires_at)
                 .bind(read.id.as_str())
                 .bind(read.generation)
                 .bind(acs_id.as_str())
@@ -259,6 +266,9 @@ impl Store {
             return Ok(false);
         }
         tx.append_audit(event, now).await?;
+        if let Some(kept) = kept {
+            tx.keep_token(&read.id, kept, token, now).await?;
+        }
         tx.commit().await?;
         Ok(true)
     }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, Store, Tx, execute, on_pool, on_tx};
+use super::{Error, Store, StoredToken, Tx, execute, on_pool, on_tx};
 use crate::domain::{
     audit::{Action, Actor, Event, Trace},
     user::{AcsId, AppUser, IssuerKey, State, Subject, User, UserId, UserRef},
@@ -15,16 +15,21 @@ use crate::domain::{
 /// identity, or a time that is not yet over.
 macro_rules! select_user {
     ($rest:literal) => {
+        select_user!("", "", $rest)
+    };
+    ($more:literal, $join:literal, $rest:literal) => {
         concat!(
-            "SELECT id, issuer_key, subject, resource, acs_id, state, blocked_at, generation, logins_valid_from,
-                    claimed_until, last_minted_at, created_at, updated_at,
+            "SELECT id, issuer_key, subject, resource, acs_id, state, blocked_at, users.generation, logins_valid_from,
+                    claimed_until, last_minted_at, no_reuse_before, created_at, updated_at,
                     ((held_until IS NOT NULL AND held_until > $1) OR EXISTS (
                         SELECT 1 FROM operations o
                         WHERE o.user_id = users.id AND o.acs_id = users.acs_id AND o.kind = 'revoke' AND o.completed_at IS NULL
                     )) AS held,
                     (SELECT o.id FROM operations o WHERE o.user_id = users.id AND o.completed_at IS NULL
-                     ORDER BY o.id LIMIT 1) AS pending_operation
-             FROM users ",
+                     ORDER BY o.id LIMIT 1) AS pending_operation",
+            $more,
+            " FROM users ",
+            $join,
             $rest
         )
     };
@@ -33,6 +38,22 @@ macro_rules! select_user {
 const FIND_BY_APP_USER: &str = select_user!("WHERE issuer_key = $2 AND subject = $3");
 const FIND_BY_ID: &str = select_user!("WHERE id = $2");
 const FIND_BY_ACS_ID: &str = select_user!("WHERE acs_id = $2");
+
+/// The same with the stored token of the user's present generation and the wanted scopes, so that a reuse is one round trip.
+macro_rules! select_user_and_token {
+    ($join:literal, $rest:literal) => {
+        select_user!(", t.sealed, t.fingerprint, t.acs_key AS made_with, t.expires_at", $join, $rest)
+    };
+}
+
+const FIND_WITH_TOKEN_BY_APP_USER: &str = select_user_and_token!(
+    "LEFT JOIN issued_tokens t ON t.user_id = users.id AND t.generation = users.generation AND t.scopes = $4 ",
+    "WHERE issuer_key = $2 AND subject = $3"
+);
+const FIND_WITH_TOKEN_BY_ID: &str = select_user_and_token!(
+    "LEFT JOIN issued_tokens t ON t.user_id = users.id AND t.generation = users.generation AND t.scopes = $3 ",
+    "WHERE id = $2"
+);
 
 /// An empty text stands for "any": neither an issuer key nor a subject nor an identity nor a state is ever empty.
 const LIST: &str = select_user!(
@@ -94,6 +115,36 @@ impl Store {
             })?,
         };
         row.map(User::try_from).transpose()
+    }
+
+    /// Reads an app user's mapping as [`Store::find_user`] does, with the token that is stored for these scopes.
+    ///
+    /// # Errors
+    /// As [`Store::find_user`].
+    pub async fn find_user_and_token(
+        &self,
+        user: &UserRef,
+        scopes: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<(User, Option<StoredToken>)>, Error> {
+        let row: Option<RowWithToken> = match user {
+            UserRef::Id(id) => on_pool!(self, |db| {
+                let query = sqlx::query_as(FIND_WITH_TOKEN_BY_ID).bind(now).bind(id.as_str()).bind(scopes);
+                query.fetch_optional(db).await
+            })?,
+            UserRef::AppUser(AppUser { issuer, subject }) => on_pool!(self, |db| {
+                let query = sqlx::query_as(FIND_WITH_TOKEN_BY_APP_USER).bind(now).bind(issuer.as_str());
+                query.bind(subject.as_str()).bind(scopes).fetch_optional(db).await
+            })?,
+        };
+        let Some(RowWithToken { row, sealed, fingerprint, made_with, expires_at }) = row else { return Ok(None) };
+        let token = match (sealed, fingerprint, made_with, expires_at) {
+            (Some(sealed), Some(fingerprint), Some(made_with), Some(expires_at)) => {
+                Some(StoredToken { sealed, fingerprint, made_with, expires_at })
+            }
+            _ => None,
+        };
+        Ok(Some((row.try_into()?, token)))
     }
 
     /// Reads the mapping of an identity.
@@ -208,8 +259,20 @@ struct Row {
     held: bool,
     pending_operation: Option<Uuid>,
     last_minted_at: Option<DateTime<Utc>>,
+    no_reuse_before: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+}
+
+/// A mapping with its stored token, whose columns are null where there is none.
+#[derive(sqlx::FromRow)]
+struct RowWithToken {
+    #[sqlx(flatten)]
+    row: Row,
+    sealed: Option<Vec<u8>>,
+    fingerprint: Option<String>,
+    made_with: Option<String>,
+    expires_at: Option<DateTime<Utc>>,
 }
 
 impl TryFrom<Row> for User {
@@ -233,6 +296,7 @@ impl TryFrom<Row> for User {
             held: row.held,
             pending_operation: row.pending_operation,
             last_minted_at: row.last_minted_at,
+            no_reuse_before: row.no_reuse_before,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

@@ -168,3 +168,21 @@ fn settings_show_no_secret() {
     let shown = format!("{:?}", with(&[("DATABASE_URL", "postgres://u:hunter2@localhost/vendor")]).unwrap());
     assert!(!shown.contains("c2VjcmV0") && !shown.contains("hunter2"), "{shown}");
 }
+
+#[test]
+fn sealing_keys_are_checked_at_the_start() {
+    let good = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+    assert!(with(&[]).unwrap().tokens.sealing_keys.is_empty());
+    assert!(!with(&[("VENDOR__TOKENS__SEALING_KEYS", good)]).unwrap().tokens.sealing_keys.is_empty());
+    with(&[("VENDOR__TOKENS__SEALING_KEYS", &format!("{good},{good}"))]).unwrap();
+    for bad in ["", "c2hvcnQ=", "not base64", &format!("{good},c2hvcnQ=")] {
+        let told = with(&[("VENDOR__TOKENS__SEALING_KEYS", bad)]).unwrap_err().to_string();
+        assert!(told.contains("tokens: ") && told.contains("sealing key"), "{bad}: {told}");
+        assert!(!told.contains("c2hvcnQ="), "{told}");
+    }
+    for (margin, good) in [("14min", false), ("15min", true), ("59min", true), ("60min", false)] {
+        assert_eq!(with(&[("VENDOR__TOKENS__REUSE_MARGIN", margin)]).is_ok(), good, "{margin}");
+    }
+    let told = with(&[("VENDOR__ACS__SECOND_ACCESS_KEY", "no base64!")]).unwrap_err().to_string();
+    assert!(told.contains("acs.second_access_key: the key is not base64"), "{told}");
+}

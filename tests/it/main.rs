@@ -17,6 +17,7 @@ mod problems;
 mod promises;
 mod proxy;
 mod redaction;
+mod reuse;
 mod support;
 mod token;
 mod upstream;

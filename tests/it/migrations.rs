@@ -15,16 +15,18 @@ on_each_database! {
         let settings = store_settings(&database);
         let start = async || Store::connect(&settings).await.unwrap().migrate().await.unwrap();
         futures_util::future::join_all((0..8).map(|_| start())).await;
-        assert_eq!(database.count("SELECT COUNT(*) FROM _sqlx_migrations").await, 1);
+        let twice = "SELECT COUNT(*) - COUNT(DISTINCT version) FROM _sqlx_migrations";
+        assert_eq!(database.count(twice).await, 0);
+        assert!(Store::connect(&settings).await.unwrap().pending_migrations().await.unwrap().is_empty());
     }
 
     async fn a_newer_schema_runs_unless_it_says_otherwise(database) {
         let store = Store::connect(&store_settings(&database)).await.unwrap();
-        assert_eq!(store.pending_migrations().await.unwrap(), [1]);
+        assert_eq!(store.pending_migrations().await.unwrap()[0], 1);
         store.migrate().await.unwrap();
         assert!(store.pending_migrations().await.unwrap().is_empty());
         database.execute("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-                          SELECT 9999, 'later', success, checksum, 0 FROM _sqlx_migrations").await;
+                          SELECT 9999, 'later', success, checksum, 0 FROM _sqlx_migrations WHERE version = 1").await;
         store.migrate().await.unwrap();
         database.execute("UPDATE schema_compatibility SET oldest_known_version = 9999").await;
         let error = store.migrate().await.unwrap_err().to_string();

@@ -15,7 +15,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::support::{Answer, Database, TestApp, eventually};
+use crate::{
+    reuse::REUSE,
+    support::{Answer, Database, TestApp, eventually},
+};
 
 const DEFAULT_CASES: u32 = 10;
 const LONGEST: usize = 14;
@@ -92,7 +95,7 @@ struct World {
 
 impl World {
     async fn start(database: &Database) -> Self {
-        let app = TestApp::start(database).await;
+        let app = TestApp::start_with(database, REUSE).await;
         let clock = app.clock.clone();
         tokio::spawn(async move {
             loop {
@@ -119,6 +122,7 @@ impl World {
                 let fences = self.model.fences;
                 let answer = self.app.token(&login, None).await;
                 self.judge_token(&answer, second, fences);
+                self.judge_reuse(&answer).await;
             }
             Step::Fence(fence) => {
                 let before = self.app.clock.now().timestamp();
@@ -191,6 +195,17 @@ impl World {
             409 => assert!(self.model.fences > 0, "refused as being deleted: {answer:?}"),
             503 => {}
             _ => panic!("unexpected: {answer:?}"),
+        }
+    }
+
+    /// A token that was handed out before and is handed out again must be alive.
+    async fn judge_reuse(&self, answer: &Answer) {
+        if answer.status != StatusCode::OK {
+            return;
+        }
+        let token = answer.token();
+        if self.model.tokens.iter().filter(|(known, _)| *known == token).count() > 1 {
+            assert_eq!(self.app.acs.introspect(&token).await["active"], true, "promise 3: a dead token was reused");
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use acs_token_vendor::{
     domain::{
-        audit::{Action, Actor, Event, Trace},
+        audit::{Action, Actor, Event, TokenTrace, Trace},
         clock::Clock,
         user::{AcsId, UserRef},
     },
@@ -152,14 +152,15 @@ on_each_database! {
         let claim = store.claim_new(app_user, now, later).await.unwrap().unwrap();
         let acs_id = AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_1").unwrap();
         let event = Event::new(Action::TokenMinted, Actor::Worker, claim.user.clone(), Trace::default());
-        assert_eq!(store.bind(&claim, "default", &acs_id, &event, now).await.unwrap(), Bound::AndCurrent);
+        assert_eq!(store.bind(&claim, "default", &acs_id, &event, None, now).await.unwrap(), Bound::AndCurrent);
         let read = store.find_user(&user, now).await.unwrap().unwrap();
+        let token = TokenTrace { fingerprint: String::new(), scopes: String::new(), expires_at: later, generation: 0 };
         for time in [later, earlier] {
-            assert!(store.record_mint(&read, &acs_id, later, &event, time).await.unwrap());
+            assert!(store.record_mint(&read, &acs_id, &token, &event, None, time).await.unwrap());
         }
         assert_eq!(store.find_user(&user, now).await.unwrap().unwrap().last_minted_at, Some(later));
         let other = AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_2").unwrap();
-        assert!(!store.record_mint(&read, &other, later, &event, later).await.unwrap(), "another identity");
+        assert!(!store.record_mint(&read, &other, &token, &event, None, later).await.unwrap(), "another identity");
     }
 
     /// Who read before a fence must not claim after it: the generation would hide the fence.

@@ -23,6 +23,8 @@ pub use database::Database;
 pub use issuer::TestIssuer;
 
 pub const ACCESS_KEY: &str = "dGVzdC1hY2Nlc3Mta2V5LW9mLXRoZS1lbXVsYXRvcg==";
+/// The resource's other key.
+pub const SECOND_KEY: &str = "c2Vjb25kLWFjY2Vzcy1rZXktb2YtdGhlLWVtdWxhdG9y";
 
 /// A running service with its surroundings.
 pub struct TestApp {
@@ -34,6 +36,7 @@ pub struct TestApp {
     pub issuer: TestIssuer,
     pub clock: Clock,
     pub database: Database,
+    more: String,
     stop: Stop,
     running: JoinHandle<anyhow::Result<()>>,
 }
@@ -42,6 +45,8 @@ pub struct TestApp {
 #[derive(Clone)]
 pub struct TestAcs {
     pub url: String,
+    /// The key that services started from now on sign with, and the other one that they know.
+    pub keys: (&'static str, Option<&'static str>),
     http: reqwest::Client,
 }
 
@@ -69,13 +74,18 @@ impl TestApp {
 
     /// Starts another replica of this service: same database, same surroundings.
     pub async fn another(&self) -> Self {
-        Self::replica(&self.database, "", &self.clock, self.acs.clone(), self.issuer.clone()).await
+        self.another_with(&self.more).await
+    }
+
+    /// Starts another replica with other settings.
+    pub async fn another_with(&self, more: &str) -> Self {
+        Self::replica(&self.database, more, &self.clock, self.acs.clone(), self.issuer.clone()).await
     }
 
     /// Starts a service whose ACS is somewhere else.
     pub async fn start_with_endpoint(database: &Database, endpoint: &str) -> Self {
         let clock = Clock::default();
-        let acs = TestAcs { url: endpoint.to_owned(), http: client() };
+        let acs = TestAcs { url: endpoint.to_owned(), keys: (ACCESS_KEY, None), http: client() };
         let issuer = TestIssuer::start(&clock).await;
         Self::replica(database, "", &clock, acs, issuer).await
     }
@@ -83,10 +93,12 @@ impl TestApp {
     /// Starts a service with surroundings that are there already.
     pub async fn replica(database: &Database, more: &str, clock: &Clock, acs: TestAcs, issuer: TestIssuer) -> Self {
         let toml = format!(
-            "{more}\n{keys}[database]\nurl = {database}\n[acs]\nconnection_string = \"endpoint={acs};accesskey={ACCESS_KEY}\"\n\
-             [shutdown]\ndelay = \"0s\"\n[issuers.test]\nissuer = \"{issuer}\"\naudience = \"vendor\"\n{policy}",
+            "{more}\n{keys}[database]\nurl = {database}\n[acs]\nconnection_string = \"endpoint={acs};accesskey={key}\"\n\
+             {second}[shutdown]\ndelay = \"0s\"\n[issuers.test]\nissuer = \"{issuer}\"\naudience = \"vendor\"\n{policy}",
             database = json!(database.url()),
             acs = acs.url,
+            key = acs.keys.0,
+            second = acs.keys.1.map_or_else(String::new, |key| format!("second_access_key = \"{key}\"\n")),
             issuer = issuer.url,
             keys = ops::settings(),
             policy = issuer::POLICY,
@@ -107,6 +119,7 @@ impl TestApp {
             issuer,
             clock: clock.clone(),
             database: database.clone(),
+            more: more.to_owned(),
             running: tokio::spawn(app.run(stop.clone())),
             stop,
         }
@@ -119,6 +132,13 @@ impl TestApp {
             request = request.json(&body);
         }
         Answer::of(request.send().await.unwrap()).await
+    }
+
+    /// Reads one of the service's counters; what was never counted is zero.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = self.http.get(format!("{}/metrics", self.admin_url)).send().await.unwrap().text().await.unwrap();
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(value).unwrap_or_default()
     }
 
     /// Asks for the caller's mapping.
@@ -140,10 +160,10 @@ impl TestApp {
 
 impl TestAcs {
     async fn start(clock: &Clock) -> Self {
-        let key = emulator::AccessKey::parse(ACCESS_KEY).unwrap();
-        let settings = emulator::Settings { access_keys: vec![key], strict_identities: true };
+        let access_keys = [ACCESS_KEY, SECOND_KEY].map(|key| emulator::AccessKey::parse(key).unwrap()).into();
+        let settings = emulator::Settings { access_keys, strict_identities: true };
         let router = Emulator::new(settings, clock.clone()).unwrap().router();
-        Self { url: serve(router).await, http: client() }
+        Self { url: serve(router).await, keys: (ACCESS_KEY, None), http: client() }
     }
 
     /// Makes calls go wrong from now on.

@@ -71,6 +71,11 @@ impl Database {
             .rows_affected())
     }
 
+    /// Reads one value of bytes from the database.
+    pub async fn bytes(&self, sql: &'static str) -> Vec<u8> {
+        on_connection!(self, |connection| sqlx::query_scalar(sql).fetch_one(connection).await.unwrap())
+    }
+
     /// Reads one number from the database.
     pub async fn count(&self, sql: &'static str) -> i64 {
         on_connection!(self, |connection| sqlx::query_scalar(sql).fetch_one(connection).await.unwrap())

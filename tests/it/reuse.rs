@@ -1,0 +1,282 @@
+//! Reuse of stored tokens and sharing of mints: never a token that a later decision ended.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::support::{ACCESS_KEY, Answer, Database, SECOND_KEY, TestApp, database::on_each_database};
+
+pub const REUSE: &str = "[tokens]\nsealing_keys = \"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\"";
+const ROTATED: &str = "[tokens]\nsealing_keys = [\"QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=\", \
+                       \"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\"]";
+const OTHER_KEY: &str = "[tokens]\nsealing_keys = \"QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=\"";
+
+const STORED: &str = "SELECT COUNT(*) FROM issued_tokens";
+
+async fn issues(app: &TestApp) -> u64 {
+    app.acs.stats().await["calls"]["issue"].as_u64().unwrap()
+}
+
+fn minutes(minutes: u64) -> Duration {
+    Duration::from_mins(minutes)
+}
+
+on_each_database! {
+    async fn stored_token_is_handed_out_again_by_every_replica(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let login = app.issuer.login("alice");
+        let first = app.token(&login, None).await;
+        let other = app.another().await;
+        for replica in [&app, &other, &app] {
+            let again = replica.token(&app.issuer.login("alice"), None).await;
+            assert_eq!((again.token(), &again.json()["expiresOn"]), (first.token(), &first.json()["expiresOn"]));
+        }
+        assert_eq!(issues(&app).await, 0, "the token of the creation served all of them");
+        assert_eq!(app.metric("vendor_tokens_handed_out_total{how=\"reused\"}").await, 2);
+        assert_eq!(app.acs.introspect(&first.token()).await["active"], true);
+    }
+
+    async fn without_a_sealing_key_nothing_is_stored(database) {
+        let app = TestApp::start(&database).await;
+        let login = app.issuer.login("alice");
+        assert_ne!(app.token(&login, None).await.token(), app.token(&login, None).await.token());
+        assert_eq!(database.count(STORED).await, 0);
+    }
+
+    async fn other_scopes_get_a_token_of_their_own(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let login = app.issuer.login("alice");
+        let both = app.token(&login, None).await.token();
+        let ask = async |scopes| app.token(&login, Some(json!({"scopes": scopes}))).await;
+        let chat = ask(["chat"].as_slice()).await.token();
+        assert_ne!(chat, both);
+        assert_eq!(ask(&["chat"]).await.token(), chat);
+        assert_eq!(ask(&["voip", "chat"]).await.token(), both, "the order does not matter");
+        assert_eq!((issues(&app).await, database.count(STORED).await), (1, 2));
+    }
+
+    async fn token_is_not_reused_within_the_margin(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let user = app.issuer.login_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
+        let first = app.token(&user, None).await.token();
+        app.clock.advance(minutes(39));
+        assert_eq!(app.token(&user, None).await.token(), first);
+        app.clock.advance(minutes(2));
+        let second = app.token(&user, None).await;
+        assert_ne!(second.token(), first);
+        assert_eq!(app.token(&user, None).await.token(), second.token(), "the new one took its place");
+    }
+
+    async fn nobody_gets_a_longer_life_than_they_asked_for(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let login = app.issuer.login("alice");
+        let ask = async |minutes| app.token(&login, Some(json!({"expiresInMinutes": minutes}))).await.token();
+        let long = ask(120).await;
+        assert_eq!(ask(120).await, long);
+        let short = ask(60).await;
+        assert_ne!(short, long);
+        assert_eq!(ask(120).await, short, "what has less left than was asked will do");
+    }
+
+    /// Promise 3: whatever takes access away takes the stored tokens with it.
+    async fn fenced_tokens_are_never_reused(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        for (subject, method, path) in [
+            ("rita", Method::POST, "/users/test:rita/revoke"),
+            ("bert", Method::POST, "/users/test:bert/block"),
+            ("dora", Method::DELETE, "/users/test:dora"),
+        ] {
+            let old = app.token(&app.issuer.login(subject), None).await.token();
+            app.clock.advance(Duration::from_secs(10));
+            assert_eq!(app.ops(method, path, None).await.status, StatusCode::OK);
+            assert_eq!(database.count(STORED).await, 0);
+            app.clock.advance(Duration::from_secs(10));
+            if subject == "bert" {
+                app.ops(Method::POST, "/users/test:bert/unblock", None).await;
+            }
+            let new = app.token(&app.issuer.login(subject), None).await;
+            assert_ne!(new.token(), old);
+            assert_eq!(app.acs.introspect(&new.token()).await["active"], true);
+            assert_eq!(app.token(&app.issuer.login(subject), None).await.token(), new.token());
+            database.execute("DELETE FROM issued_tokens").await;
+        }
+    }
+
+    async fn token_of_an_older_generation_is_not_reused(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let login = app.issuer.login("alice");
+        let first = app.token(&login, None).await.token();
+        database.execute("UPDATE users SET generation = generation + 1").await;
+        assert_ne!(app.token(&login, None).await.token(), first);
+    }
+
+    /// Rotating a key of the resource ends the tokens that were made with it.
+    async fn token_dies_with_the_key_that_made_it(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let login = app.issuer.login("alice");
+        let first = app.token(&login, None).await.token();
+        let replica = async |keys| {
+            let mut acs = app.acs.clone();
+            acs.keys = keys;
+            TestApp::replica(&database, REUSE, &app.clock, acs, app.issuer.clone()).await
+        };
+        let both = replica((SECOND_KEY, Some(ACCESS_KEY))).await;
+        assert_eq!(both.token(&login, None).await.token(), first, "the first key is still one of ours");
+        let retired = replica((SECOND_KEY, None)).await;
+        let second = retired.token(&login, None).await.token();
+        assert_ne!(second, first);
+        assert_ne!(app.token(&login, None).await.token(), second, "and the other way round");
+    }
+
+    async fn sealing_keys_can_be_replaced(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let login = app.issuer.login("alice");
+        let first = app.token(&login, None).await.token();
+        let rotated = app.another_with(ROTATED).await;
+        assert_eq!(rotated.token(&login, None).await.token(), first, "every key opens");
+        let without = app.another_with(OTHER_KEY).await;
+        let second = without.token(&login, None).await.token();
+        assert_ne!(second, first, "what no key opens is minted anew");
+        assert_eq!(without.metric("vendor_stored_tokens_unopened_total").await, 1);
+        assert_eq!(rotated.token(&login, None).await.token(), second);
+    }
+
+    /// Promise 7, and who can write to the database still cannot swap tokens.
+    async fn stored_tokens_are_sealed_to_their_row(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let (alice, bob) = (app.issuer.login("alice"), app.issuer.login("bob"));
+        let token = app.token(&alice, None).await.token();
+        app.token(&bob, None).await.token();
+        let sealed: Vec<u8> = database.bytes("SELECT sealed FROM issued_tokens ORDER BY user_id LIMIT 1").await;
+        let secret = token.rsplit('.').next().unwrap().as_bytes();
+        assert!(sealed.len() > token.len() && !sealed.windows(secret.len()).any(|part| part == secret));
+        database.execute("UPDATE issued_tokens SET sealed = (SELECT sealed FROM issued_tokens ORDER BY user_id LIMIT 1)").await;
+        assert_ne!(app.token(&bob, None).await.token(), token);
+        assert_eq!(app.token(&alice, None).await.token(), token);
+        let later = app.clock.now() + minutes(59);
+        database.execute_at("UPDATE issued_tokens SET expires_at = $1", later).await;
+        assert_ne!(app.token(&alice, None).await.token(), token, "its end is sealed with it");
+    }
+
+    /// A revocation whose answer was lost may come late: until then nothing may be stored that it could end.
+    async fn nothing_is_stored_while_a_stray_revocation_may_come(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let login = app.issuer.login("alice");
+        app.token(&login, None).await.token();
+        database.execute("DELETE FROM issued_tokens").await;
+        database.execute_at("UPDATE users SET no_reuse_before = $1", app.clock.now() + minutes(15)).await;
+        assert_ne!(app.token(&login, None).await.token(), app.token(&login, None).await.token());
+        assert_eq!(database.count(STORED).await, 0);
+        app.clock.advance(minutes(15));
+        assert_eq!(app.token(&login, None).await.token(), app.token(&login, None).await.token());
+    }
+
+    async fn stale_token_is_better_than_an_error(database) {
+        let app = TestApp::start_with(&database, &format!("{REUSE}\npatience = \"1s\"")).await;
+        let user = app.issuer.login_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
+        let first = app.token(&user, None).await.token();
+        app.clock.advance(minutes(50));
+        for fault in [
+            json!({"operation": "issue", "kind": "status", "status": 429, "retryAfterSeconds": 60}),
+            json!({"operation": "issue", "kind": "status", "status": 503}),
+            json!({"operation": "issue", "kind": "hang"}),
+        ] {
+            app.acs.fault(fault).await;
+            let stale = app.token(&user, None).await;
+            assert_eq!(stale.token(), first);
+            let json = stale.json();
+            assert!(json["refreshAfter"].as_str() < json["expiresOn"].as_str());
+            assert!(json["refreshAfter"].as_str().unwrap() > app.clock.now().to_rfc3339().as_str(), "no loop: {json}");
+        }
+        assert_eq!(app.metric("vendor_tokens_handed_out_total{how=\"stale\"}").await, 3);
+        app.acs.fault(json!({"operation": "issue", "kind": "status", "status": 403})).await;
+        app.token(&user, None).await.assert_problem(502, "upstream_rejected");
+        app.clock.advance(minutes(9));
+        app.acs.fault(json!({"operation": "issue", "kind": "status", "status": 503})).await;
+        app.token(&user, None).await.assert_problem(503, "upstream_unavailable");
+    }
+
+    async fn stale_token_is_not_for_who_lost_access(database) {
+        let app = TestApp::start_with(&database, &format!("{REUSE}\npatience = \"2s\"")).await;
+        let user = app.issuer.login_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
+        app.token(&user, None).await.token();
+        app.clock.advance(minutes(50));
+        app.acs.fault(json!({"operation": "issue", "kind": "hang"})).await;
+        let (answer, blocked) = tokio::join!(app.token(&user, None), async {
+            app.acs.wait_for_calls("issue", 1).await;
+            app.ops(Method::POST, "/users/test:alice/block", None).await
+        });
+        assert!(blocked.status.is_success());
+        assert!(!answer.status.is_success(), "{answer:?}");
+    }
+
+    async fn operator_who_gets_a_stored_token_is_audited(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let first = app.token(&app.issuer.login("alice"), Some(json!({"scopes": ["chat"]}))).await.token();
+        let body = Some(json!({"scopes": ["chat"]}));
+        let again = app.ops_as("minter", Method::POST, "/users/test:alice/token", body, &[]).await;
+        assert_eq!(again.token(), first);
+        let audit = app.ops(Method::GET, "/audit?action=token_reused", None).await.json();
+        let event = &audit["events"][0];
+        assert_eq!((&event["actor"], &event["tokenScopes"]), (&json!("minter"), &json!("chat")));
+        assert_eq!(audit["events"].as_array().unwrap().len(), 1, "users who get their own again change nothing");
+    }
+
+    /// The same moment, the same wish, one mint: also where nothing is stored.
+    async fn requests_of_one_moment_share_a_mint(database) {
+        let app = TestApp::start(&database).await;
+        let login = app.issuer.login("alice");
+        app.token(&login, None).await.token();
+        app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1500, "count": 1})).await;
+        let answers: Vec<Answer> = futures_util::future::join_all((0..20).map(|_| app.token(&login, None))).await;
+        let token = answers[0].token();
+        assert!(answers.iter().all(|answer| answer.token() == token));
+        assert_eq!(issues(&app).await, 1);
+        assert_eq!(app.metric("vendor_tokens_handed_out_total{how=\"shared\"}").await, 19);
+    }
+
+    async fn mint_goes_on_when_who_began_it_hangs_up(database) {
+        let app = TestApp::start(&database).await;
+        let login = app.issuer.login("alice");
+        app.token(&login, None).await.token();
+        app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1000, "count": 1})).await;
+        tokio::select! {
+            _ = app.token(&login, None) => panic!("answered too early"),
+            () = app.acs.wait_for_calls("issue", 1) => {}
+        }
+        app.token(&login, None).await.token();
+        assert_eq!(issues(&app).await, 1, "the second request joined the flight of the first");
+    }
+
+    /// Promise 2: who signs in anew during a revocation must not share the mint of an older login.
+    async fn flight_is_not_shared_across_a_fence(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        let old = app.issuer.login("alice");
+        app.token(&old, None).await.token();
+        database.execute("DELETE FROM issued_tokens").await;
+        app.clock.advance(Duration::from_secs(10));
+        app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 3500, "count": 1})).await;
+        let (before, after) = tokio::join!(app.token(&old, None), async {
+            app.acs.wait_for_calls("issue", 1).await;
+            assert_eq!(app.revoke("alice").await.status, StatusCode::OK);
+            app.clock.advance(Duration::from_secs(10));
+            app.token(&app.issuer.login("alice"), None).await
+        });
+        before.assert_problem(401, "login_superseded");
+        assert_eq!(app.acs.introspect(&after.token()).await["active"], true);
+        assert_eq!(issues(&app).await, 2);
+    }
+}
+
+#[tokio::test]
+async fn denied_key_is_replaced_by_the_other() {
+    let app = TestApp::start(&Database::sqlite()).await;
+    let mut acs = app.acs.clone();
+    acs.keys = ("YSBrZXkgdGhhdCB3YXMgcm90YXRlZCBhd2F5", Some(SECOND_KEY));
+    let replica = TestApp::replica(&Database::sqlite(), "", &app.clock, acs, app.issuer.clone()).await;
+    for _ in 0..3 {
+        replica.token(&app.issuer.login("alice"), None).await.token();
+    }
+    assert_eq!(app.acs.stats().await["unauthorized"], 1, "what works is remembered");
+}
