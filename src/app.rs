@@ -94,9 +94,9 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
     store.migrate().await.context("cannot bring the database's schema up to date")?;
     let http = http_client(&settings)?;
     let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
-    let upstream = Upstream::new(acs);
-    let issuers = settings.issuers.iter().map(|(key, _)| key.clone()).collect();
     let metrics = Arc::new(Metrics::default());
+    let upstream = Upstream::new(acs, store.clone(), clock.clone(), &settings.budget, Arc::clone(&metrics));
+    let issuers = settings.issuers.iter().map(|(key, _)| key.clone()).collect();
     let service = Service::new(Parts {
         store: store.clone(),
         upstream,

@@ -77,6 +77,7 @@ struct Config {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 struct EmulatorOptions {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
@@ -87,9 +88,28 @@ struct EmulatorOptions {
     /// Refuse identities that this process did not create, instead of taking them for older ones.
     #[arg(long)]
     strict_identities: bool,
+    /// How many calls of a kind are taken in 30 seconds, where not as documented; may be repeated.
+    ///
+    /// Kinds are `create`, `create_with_token`, `issue`, `revoke` and `delete`.
+    #[arg(long = "limit", value_name = "KIND=CALLS", value_parser = limit)]
+    limits: Vec<(emulator::Limited, usize)>,
+    /// Take any number of calls.
+    #[arg(long, conflicts_with = "limits")]
+    no_limits: bool,
+    /// Say with `Retry-After` when to come back after a call too many.
+    #[arg(long)]
+    retry_after: bool,
+    /// Give tokens a signature that costs nothing and that nobody can verify, for load tests.
+    #[arg(long)]
+    cheap_signatures: bool,
     /// What is logged, such as `debug`.
     #[arg(long, default_value = "info", value_name = "FILTER")]
     log: String,
+}
+
+fn limit(text: &str) -> Result<(emulator::Limited, usize), String> {
+    let (kind, calls) = text.split_once('=').ok_or("must be KIND=CALLS")?;
+    Ok((kind.parse()?, calls.parse().map_err(|_| format!("`{calls}` is no number of calls"))?))
 }
 
 #[derive(Debug, Args)]
@@ -160,7 +180,17 @@ async fn run_emulator(options: EmulatorOptions) -> anyhow::Result<()> {
         .map(|key| emulator::AccessKey::parse(key))
         .collect::<Result<_, _>>()
         .context("`--access-key` cannot be used")?;
-    let settings = emulator::Settings { access_keys, strict_identities: options.strict_identities };
+    let mut limits = emulator::Limits::default();
+    limits.tells_retry_after = options.retry_after;
+    for (limited, calls) in options.limits {
+        limits.set(limited, calls);
+    }
+    let settings = emulator::Settings {
+        access_keys,
+        strict_identities: options.strict_identities,
+        limits: (!options.no_limits).then_some(limits),
+        cheap_signatures: options.cheap_signatures,
+    };
     let emulator = Emulator::new(settings, Clock::default())?;
     let listener = app::bind(options.listen).await?;
     println!("emulator of ACS on http://{}", listener.local_addr()?);

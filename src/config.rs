@@ -29,9 +29,9 @@ const WELL_KNOWN: [(&str, &str); 2] = [
     ("DATABASE_URL", "VENDOR__DATABASE__URL"),
     ("COMMUNICATION_SERVICES_CONNECTION_STRING", "VENDOR__ACS__CONNECTION_STRING"),
 ];
-const SECTIONS: [&str; 13] = [
-    "server", "admin", "log", "database", "acs", "tokens", "users", "audit", "worker", "ops", "auth", "issuers",
-    "shutdown",
+const SECTIONS: [&str; 14] = [
+    "server", "admin", "log", "database", "acs", "budget", "tokens", "users", "audit", "worker", "ops", "auth",
+    "issuers", "shutdown",
 ];
 
 /// Settings that were found good.
@@ -51,6 +51,8 @@ pub struct Settings {
     pub acs: acs::Settings,
     /// Its address and key.
     pub connection: ConnectionString,
+    /// How many calls ACS allows.
+    pub budget: service::budget::Settings,
     /// Tokens and waiting.
     pub tokens: service::Settings,
     /// Users.
@@ -179,6 +181,7 @@ struct Raw {
     log: telemetry::Settings,
     database: store::Settings,
     acs: acs::Settings,
+    budget: service::budget::Settings,
     tokens: service::Settings,
     users: service::UserSettings,
     audit: service::AuditSettings,
@@ -219,6 +222,7 @@ impl Raw {
             log: section(&mut tree, "log", faults),
             database: section(&mut tree, "database", faults),
             acs: section(&mut tree, "acs", faults),
+            budget: section(&mut tree, "budget", faults),
             tokens: section(&mut tree, "tokens", faults),
             users: section(&mut tree, "users", faults),
             audit: section(&mut tree, "audit", faults),

@@ -96,7 +96,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 /// When the key is none.
 pub fn emulator(access_key: &str, clock: Clock) -> anyhow::Result<Emulator> {
     let key = emulator::AccessKey::parse(access_key).context("the access key of the emulator cannot be used")?;
-    Ok(Emulator::new(emulator::Settings { access_keys: vec![key], strict_identities: false }, clock)?)
+    Ok(Emulator::new(emulator::Settings::new(vec![key]), clock)?)
 }
 
 /// Serves an emulator until its token is cancelled.

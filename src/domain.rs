@@ -10,3 +10,4 @@ pub mod policy;
 pub mod scope;
 pub mod token;
 pub mod user;
+pub mod window;

@@ -15,7 +15,7 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
-use self::{faults::Faults, identity::Resource, state::Identities, stats::Counters, token::Mint};
+use self::{faults::Faults, identity::Resource, limits::Gate, state::Identities, stats::Counters, token::Mint};
 use crate::domain::clock::Clock;
 
 mod call;
@@ -24,12 +24,15 @@ mod data_plane;
 mod faults;
 mod grant;
 mod identity;
+mod limits;
 mod operations;
 mod refusal;
 mod signature;
 mod state;
 mod stats;
 mod token;
+
+pub use limits::{Limited, Limits};
 
 /// What an emulated resource is set up with.
 #[derive(Clone, Debug)]
@@ -38,6 +41,19 @@ pub struct Settings {
     pub access_keys: Vec<AccessKey>,
     /// Whether an identity of this resource that this process never created is unknown instead of adopted.
     pub strict_identities: bool,
+    /// How many calls are taken; any number where not set.
+    pub limits: Option<Limits>,
+    /// Whether tokens get a cheap signature that nobody can verify, for load tests: RSA would take most of the time.
+    pub cheap_signatures: bool,
+}
+
+impl Settings {
+    /// A resource with these keys and the documented limits, and real signatures.
+    #[must_use]
+    pub fn new(access_keys: Vec<AccessKey>) -> Self {
+        let limits = Some(Limits::default());
+        Self { access_keys, strict_identities: false, limits, cheap_signatures: false }
+    }
 }
 
 /// A shared secret of the resource, with which callers sign their requests.
@@ -100,18 +116,19 @@ impl Emulator {
     /// # Errors
     /// Fails if there is not one key or two, or if the signing key cannot be generated.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
-        let Settings { access_keys, strict_identities } = settings;
+        let Settings { access_keys, strict_identities, limits, cheap_signatures } = settings;
         if access_keys.len() > 2 {
             return Err(Error::KeyCount(access_keys.len()));
         }
         let resource = Resource::of(access_keys.first().ok_or(Error::KeyCount(0))?);
-        let mint = Mint::new(&resource)?;
+        let mint = Mint::new(&resource, cheap_signatures)?;
         let shared = Shared {
             clock,
             access_keys,
             resource,
             mint,
             identities: Identities::new(strict_identities),
+            gate: Gate::new(limits),
             faults: Faults::default(),
             counters: Counters::default(),
         };
@@ -147,6 +164,7 @@ struct Shared {
     resource: Resource,
     mint: Mint,
     identities: Identities,
+    gate: Gate,
     faults: Faults,
     counters: Counters,
 }
@@ -159,7 +177,7 @@ mod tests {
     fn resource_has_one_key_or_two() {
         let with = |count: usize| {
             let access_keys = vec![AccessKey::parse("a2V5").unwrap(); count];
-            Emulator::new(Settings { access_keys, strict_identities: false }, Clock::default())
+            Emulator::new(Settings::new(access_keys), Clock::default())
         };
         assert!(matches!(with(0), Err(Error::KeyCount(0))));
         assert!(matches!(with(3), Err(Error::KeyCount(3))));

@@ -2,6 +2,7 @@
 //!
 //! The rules of issuing and creating are those of `docs/protocol.md`; each condition stands in a statement of `store`.
 
+pub mod budget;
 mod create;
 mod fence;
 mod flight;

@@ -6,6 +6,7 @@
 //! which holds for whole milliseconds (sqlx writes none or three fraction digits, and `+` sorts before `.`).
 
 mod audit;
+mod budget;
 mod fences;
 mod idempotency;
 mod identities;
@@ -25,6 +26,7 @@ use sqlx::{
 };
 
 pub use audit::{AuditFilter, AuditRow, HeldToken};
+pub use budget::BudgetRow;
 pub use fences::Fence;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};

@@ -43,6 +43,9 @@ impl Raw {
         }
         database(self.database.url.expose_secret(), found);
         let connection = connection(&self.acs, found);
+        if !self.budget.allow_all() {
+            found.add("budget", "every limit must be more than nothing");
+        }
         if self.tokens.patience.is_zero() || self.tokens.patience > self.server.request_timeout {
             found.add("tokens.patience", "must be more than nothing and at most `server.request_timeout`");
         }
@@ -67,6 +70,7 @@ impl Raw {
                 database: self.database,
                 acs: self.acs,
                 connection,
+                budget: self.budget,
                 tokens: self.tokens,
                 users: self.users,
                 audit: self.audit,

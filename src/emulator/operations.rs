@@ -12,6 +12,7 @@ use super::{
     Shared,
     call::{Action, Version},
     grant::Grant,
+    limits::Limited,
     refusal::Refusal,
 };
 
@@ -48,20 +49,34 @@ impl Shared {
     pub(super) fn act(&self, call: &Call) -> Result<Response, Refusal> {
         let version = Version::of(&call.uri, &call.host)?;
         match &call.action {
-            Action::Create => self.create(Grant::for_create(&call.body, version)?),
-            Action::Issue(id) => self.issue(id, &Grant::for_issue(&call.body, version)?),
+            Action::Create => {
+                let grant = Grant::for_create(&call.body, version)?;
+                self.pass(if grant.is_some() { Limited::CreateWithToken } else { Limited::Create })?;
+                self.create(grant)
+            }
+            Action::Issue(id) => {
+                let grant = Grant::for_issue(&call.body, version)?;
+                self.pass(Limited::Issue)?;
+                self.issue(id, &grant)
+            }
             Action::Revoke(id) => {
+                self.pass(Limited::Revoke)?;
                 self.resource.check(id)?;
                 let now = self.clock.now().timestamp();
                 self.identities.revoke(id, now).map_err(|_| Refusal::identity_not_found())?;
                 Ok(StatusCode::NO_CONTENT.into_response())
             }
             Action::Delete(id) => {
+                self.pass(Limited::Delete)?;
                 self.resource.check(id)?;
                 self.identities.delete(id).map_err(|_| Refusal::identity_not_found())?;
                 Ok(StatusCode::NO_CONTENT.into_response())
             }
         }
+    }
+
+    fn pass(&self, limited: Limited) -> Result<(), Refusal> {
+        self.gate.pass(limited, self.clock.now()).inspect_err(|_| self.counters.throttled.add_one())
     }
 
     fn create(&self, grant: Option<Grant>) -> Result<Response, Refusal> {

@@ -96,6 +96,11 @@ impl Refusal {
         )
     }
 
+    /// A choice: no 429 of this service was recorded.
+    pub(super) fn too_many_requests() -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", "The limit of calls in 30 seconds is exceeded.")
+    }
+
     pub(super) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "The emulator failed.")
     }

@@ -225,6 +225,7 @@ impl From<upstream::Error> for Problem {
     fn from(error: upstream::Error) -> Self {
         match error {
             upstream::Error::Rejected(_) => Self::new(Code::UpstreamRejected).cause(error),
+            upstream::Error::Store(ref cause) => Self::new(of_store(cause)).cause(error),
             upstream::Error::Throttled { retry_after } => {
                 Self::new(Code::UpstreamThrottled).retry_after(retry_after).cause(error)
             }

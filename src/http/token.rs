@@ -1,7 +1,7 @@
 //! `POST /token`: the main job.
 
 use axum::{Json, extract::State, http::header};
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Duration, SubsecRound, Utc};
 
 use super::{
     Api,
@@ -80,8 +80,8 @@ fn response(issued: Issued, endpoint: &str, now: DateTime<Utc>) -> TokenResponse
     TokenResponse {
         expires_on,
         expires_on_timestamp: expires_on.timestamp_millis(),
-        // As the SDKs' proactive refresh does: ten minutes before the end, or halfway where less is left.
-        refresh_after: expires_on - Duration::minutes(10).min(left / 2),
+        // As the SDKs' proactive refresh does: ten minutes before the end, or halfway where less than twenty are left.
+        refresh_after: (expires_on - Duration::minutes(10).min(left / 2)).trunc_subsecs(3),
         token: issued.token,
         scopes: issued.scopes,
         endpoint: endpoint.to_owned(),

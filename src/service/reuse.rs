@@ -53,7 +53,7 @@ impl Service {
     ) -> Option<Issued> {
         let left = (stored.expires_at - self.clock.now()).to_std().ok()?;
         let fits = left > margin && left < terms.lifetime.duration() + CLOCK_SLACK;
-        if !fits || !self.upstream.acs().has_credential(&stored.made_with) {
+        if !fits || !self.upstream.has_credential(&stored.made_with) {
             return None;
         }
         let scopes = terms.scopes.to_string();

@@ -9,7 +9,11 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CLOCK_MARGIN, Error, Service, upstream::had_no_effect};
+use super::{
+    CLOCK_MARGIN, Error, Service,
+    budget::Call,
+    upstream::{self, had_no_effect},
+};
 use crate::{
     acs,
     domain::{
@@ -22,6 +26,8 @@ use crate::{
 
 /// How much longer than its call an attempt's lease is good.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// How long an attempt waits for room in the budget: less than its lease's margin.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(2);
 /// The pauses between attempts, at least and at most.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -36,8 +42,8 @@ enum Outcome {
     Confirmed,
     /// It failed; its call may still act, or will surely not any more.
     Failed { error: acs::Error, may_act: bool },
-    /// It was not sent, because its lease was nearly over.
-    NotSent,
+    /// It was not sent, because its lease was nearly over or ACS's limit was reached.
+    NotSent { retry_after: Duration },
 }
 
 impl Service {
@@ -113,8 +119,8 @@ impl Service {
         let (error, may_act) = match self.call(operation, lease).await {
             Outcome::Confirmed => return self.complete(operation).await,
             Outcome::Failed { error, may_act } => (error, may_act),
-            Outcome::NotSent => {
-                let next_attempt_at = self.clock.now();
+            Outcome::NotSent { retry_after } => {
+                let next_attempt_at = self.clock.now() + retry_after;
                 let failure = Failure { next_attempt_at, not_before: None, error: None, may_act: false };
                 return Ok(self.store.back_off(operation.id, lease, &failure).await?);
             }
@@ -146,17 +152,26 @@ impl Service {
     }
 
     async fn call(&self, operation: &Operation, lease: Lease) -> Outcome {
-        // A lease that is nearly over is no right to send: another may hold the next one already.
-        if self.clock.now() + self.upstream.timeout() > lease.until {
-            return Outcome::NotSent;
-        }
         if operation.resource != self.upstream.resource() {
             // The settings name another resource now: its answers say nothing about this operation.
             return Outcome::Failed { error: acs::Error::NotOwned, may_act: false };
         }
+        let call = match operation.kind {
+            Kind::Revoke => Call::Revoke,
+            Kind::Delete | Kind::Discard => Call::Delete,
+        };
+        match self.upstream.reserve(call, Instant::now() + BUDGET_PATIENCE).await {
+            Ok(()) => {}
+            Err(upstream::Error::Throttled { retry_after }) => return Outcome::NotSent { retry_after },
+            Err(_) => return Outcome::NotSent { retry_after: SHORTEST_PAUSE },
+        }
+        // A lease that is nearly over is no right to send: another may hold the next one already.
+        if self.clock.now() + self.upstream.timeout() > lease.until {
+            return Outcome::NotSent { retry_after: Duration::ZERO };
+        }
         let result = match operation.kind {
-            Kind::Revoke => self.upstream.acs().revoke(&operation.acs_id).await,
-            Kind::Delete | Kind::Discard => self.upstream.acs().delete(&operation.acs_id).await,
+            Kind::Revoke => self.upstream.revoke(&operation.acs_id).await,
+            Kind::Delete | Kind::Discard => self.upstream.delete(&operation.acs_id).await,
         };
         match result {
             Ok(()) | Err(acs::Error::NotFound) => Outcome::Confirmed,

@@ -4,6 +4,7 @@
 
 mod access;
 mod architecture;
+mod budget;
 mod commands;
 mod configuration;
 mod emulator;

@@ -54,7 +54,10 @@ fn shape(database: &str) -> BTreeMap<String, Vec<String>> {
     {
         let words: Vec<_> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["CREATE", "TABLE", name, ..] => table = Some((*name).to_owned()),
+            ["DROP", "TABLE", name, ..] => drop(tables.remove(name.trim_end_matches(';'))),
+            ["CREATE", "TABLE", name, ..] | ["CREATE", "UNLOGGED", "TABLE", name, ..] => {
+                table = Some((*name).to_owned());
+            }
             [");", ..] => table = None,
             ["CREATE", "INDEX" | "UNIQUE", ..] => tables.entry("indexes".into()).or_default().push(words.join(" ")),
             [column, _type, rest @ ..] => {

@@ -178,9 +178,9 @@ on_each_database! {
         let first = app.token(&user, None).await.token();
         app.clock.advance(minutes(50));
         for fault in [
-            json!({"operation": "issue", "kind": "status", "status": 429, "retryAfterSeconds": 60}),
             json!({"operation": "issue", "kind": "status", "status": 503}),
             json!({"operation": "issue", "kind": "hang"}),
+            json!({"operation": "issue", "kind": "status", "status": 429, "retryAfterSeconds": 60}),
         ] {
             app.acs.fault(fault).await;
             let stale = app.token(&user, None).await;
@@ -190,9 +190,10 @@ on_each_database! {
             assert!(json["refreshAfter"].as_str().unwrap() > app.clock.now().to_rfc3339().as_str(), "no loop: {json}");
         }
         assert_eq!(app.metric("vendor_tokens_handed_out_total{how=\"stale\"}").await, 3);
+        app.clock.advance(minutes(2));
         app.acs.fault(json!({"operation": "issue", "kind": "status", "status": 403})).await;
         app.token(&user, None).await.assert_problem(502, "upstream_rejected");
-        app.clock.advance(minutes(9));
+        app.clock.advance(minutes(7));
         app.acs.fault(json!({"operation": "issue", "kind": "status", "status": 503})).await;
         app.token(&user, None).await.assert_problem(503, "upstream_unavailable");
     }

@@ -159,9 +159,14 @@ impl TestApp {
 }
 
 impl TestAcs {
-    async fn start(clock: &Clock) -> Self {
+    pub async fn start(clock: &Clock) -> Self {
         let access_keys = [ACCESS_KEY, SECOND_KEY].map(|key| emulator::AccessKey::parse(key).unwrap()).into();
-        let settings = emulator::Settings { access_keys, strict_identities: true };
+        Self::start_with(clock, emulator::Settings { strict_identities: true, ..emulator::Settings::new(access_keys) })
+            .await
+    }
+
+    /// Starts an emulator that is set up in another way.
+    pub async fn start_with(clock: &Clock, settings: emulator::Settings) -> Self {
         let router = Emulator::new(settings, clock.clone()).unwrap().router();
         Self { url: serve(router).await, keys: (ACCESS_KEY, None), http: client() }
     }

@@ -41,7 +41,7 @@ impl Rig {
 
     pub(super) async fn start_with(strict_identities: bool) -> Self {
         let access_keys = [PRIMARY, SECONDARY].map(|key| AccessKey::parse(key).unwrap());
-        let settings = Settings { access_keys: access_keys.to_vec(), strict_identities };
+        let settings = Settings { strict_identities, ..Settings::new(access_keys.to_vec()) };
         let clock = Clock::default();
         let router = Emulator::new(settings, clock.clone()).unwrap().router();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
