@@ -12,7 +12,7 @@ use crate::{
     auth::Authenticator,
     config::Settings,
     domain::clock::Clock,
-    http::{self, Api, Lifecycle, Routers},
+    http::{self, Api, Lifecycle, Limits, Ops, Patience, Routers},
     metrics::Metrics,
     service::{Parts, Service, upstream::Upstream},
     shutdown::{self, Stop},
@@ -20,6 +20,10 @@ use crate::{
     worker,
 };
 
+/// Descriptors for everything but connections of clients.
+const OTHER_DESCRIPTORS: usize = 256;
+/// How often callers who have rested are forgotten.
+const FORGET_INTERVAL: Duration = Duration::from_mins(1);
 /// How long stopping waits for the database's connections.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a start waits for the database: containers start in any order.
@@ -63,6 +67,21 @@ impl Listeners {
     }
 }
 
+/// Lets the process hold as many connections as it may: the limit that a shell sets is often far lower.
+fn raise_descriptor_limit(wanted: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+        if raised.is_ok() {
+            return raise_descriptor_limit(wanted);
+        }
+    }
+    if limit.current.is_some_and(|current| current < wanted as u64) {
+        tracing::warn!(limit = limit.current, wanted, "fewer descriptors than `server.max_connections` may need");
+    }
+}
+
 /// Opens a port.
 ///
 /// # Errors
@@ -77,6 +96,8 @@ pub struct App {
     routers: Routers,
     admin: Router,
     lifecycle: Lifecycle,
+    limits: Arc<Limits>,
+    patience: Patience,
     worker: worker::Settings,
     audit_retention: Option<Duration>,
     authenticator: Arc<Authenticator>,
@@ -90,6 +111,7 @@ pub struct App {
 /// # Errors
 /// When the database cannot be opened or its schema cannot be brought up to date.
 pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra: Router) -> anyhow::Result<App> {
+    raise_descriptor_limit(settings.server.max_connections + OTHER_DESCRIPTORS);
     let store = open_store(&settings.database).await?;
     store.migrate().await.context("cannot bring the database's schema up to date")?;
     let http = http_client(&settings)?;
@@ -112,13 +134,18 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
         authenticator: Arc::clone(&authenticator),
         operators: Arc::new(settings.operators),
         metrics,
+        limits: Arc::new(Limits::new(&settings.limits, !settings.server.trusted_proxies.0.is_empty())),
     };
+    let ops = Ops { own_listener: listeners.ops.is_some(), max_in_flight: settings.ops_max_in_flight };
+    let limits = Arc::clone(&api.limits);
     let lifecycle = Lifecycle::default();
     Ok(App {
-        routers: http::routers(&api, &settings.server, listeners.ops.is_some(), extra),
+        routers: http::routers(&api, &settings.server, ops, extra),
         admin: http::admin_router(api, lifecycle.clone()),
         listeners,
         lifecycle,
+        limits,
+        patience: settings.server.patience(),
         worker: settings.worker,
         audit_retention: settings.audit.retention,
         authenticator,
@@ -203,12 +230,14 @@ impl App {
             tasks.spawn(async move { authenticator.keep_keys_fresh(stop).await });
             let (service, stop) = (Arc::clone(&self.service), background.clone());
             tasks.spawn(worker::run(service, self.worker, self.audit_retention, stop));
+            tasks.spawn(forget_rested(self.limits, background.clone()));
         }
-        requests.spawn(serve(self.listeners.public, self.routers.public, close_requests.clone()));
+        let patience = self.patience;
+        requests.spawn(http::serve(self.listeners.public, self.routers.public, patience, close_requests.clone()));
         if let (Some(listener), Some(router)) = (self.listeners.ops, self.routers.ops) {
-            requests.spawn(serve(listener, router, close_requests.clone()));
+            requests.spawn(http::serve(listener, router, patience, close_requests.clone()));
         }
-        let mut admin = tokio::spawn(serve(self.listeners.admin, self.admin, close_admin.clone()));
+        let mut admin = tokio::spawn(http::serve(self.listeners.admin, self.admin, patience, close_admin.clone()));
         self.lifecycle.ready();
         tracing::info!("ready");
         tokio::select! {
@@ -244,12 +273,12 @@ impl App {
     }
 }
 
-/// Serves a router until its token is cancelled, then lets requests that were taken run to their end.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, router: Router, close: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(close.cancelled_owned())
-        .await
+/// Forgets callers who have rested, so that limits take no more memory than who calls now.
+async fn forget_rested(limits: Arc<Limits>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(FORGET_INTERVAL) => limits.forget_rested(),
+        }
+    }
 }

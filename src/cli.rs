@@ -195,7 +195,7 @@ async fn run_emulator(options: EmulatorOptions) -> anyhow::Result<()> {
     let listener = app::bind(options.listen).await?;
     println!("emulator of ACS on http://{}", listener.local_addr()?);
     tokio::select! {
-        ended = dev::serve_emulator(listener, emulator, stop.politely.clone()) => Ok(ended?),
+        () = dev::serve_emulator(listener, emulator, stop.politely.clone()) => Ok(()),
         () = stop.politely.cancelled() => Ok(()),
     }
 }
@@ -210,7 +210,8 @@ async fn run_issuer(options: IssuerOptions) -> anyhow::Result<()> {
         None => Issuer::new(url.clone(), Clock::default())?,
     };
     println!("issuer of logins on http://{address}, iss {url}, aud {}", dev::issuer::AUDIENCE);
-    Ok(app::serve(listener, issuer.router(), stop.politely).await?)
+    http::serve(listener, issuer.router(), http::Patience::default(), stop.politely).await;
+    Ok(())
 }
 
 async fn migrate(file: Option<PathBuf>) -> anyhow::Result<()> {

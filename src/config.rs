@@ -20,7 +20,7 @@ use crate::{
     acs::{self, connection_string::ConnectionString},
     auth::{self, IssuerSettings, Issuers, Operators, operator::KeySettings},
     domain::user::IssuerKey,
-    http, service, shutdown, store, telemetry, worker,
+    http, limit, service, shutdown, store, telemetry, worker,
 };
 
 const PREFIX: &str = "VENDOR__";
@@ -29,9 +29,9 @@ const WELL_KNOWN: [(&str, &str); 2] = [
     ("DATABASE_URL", "VENDOR__DATABASE__URL"),
     ("COMMUNICATION_SERVICES_CONNECTION_STRING", "VENDOR__ACS__CONNECTION_STRING"),
 ];
-const SECTIONS: [&str; 14] = [
-    "server", "admin", "log", "database", "acs", "budget", "tokens", "users", "audit", "worker", "ops", "auth",
-    "issuers", "shutdown",
+const SECTIONS: [&str; 15] = [
+    "server", "admin", "log", "database", "acs", "budget", "limits", "tokens", "users", "audit", "worker", "ops",
+    "auth", "issuers", "shutdown",
 ];
 
 /// Settings that were found good.
@@ -53,6 +53,8 @@ pub struct Settings {
     pub connection: ConnectionString,
     /// How many calls ACS allows.
     pub budget: service::budget::Settings,
+    /// What callers may do how often.
+    pub limits: limit::Settings,
     /// Tokens and waiting.
     pub tokens: service::Settings,
     /// Users.
@@ -63,6 +65,8 @@ pub struct Settings {
     pub worker: worker::Settings,
     /// The operators' listener, where they have one of their own.
     pub ops_listen: Option<SocketAddr>,
+    /// How many requests of operators are answered at once.
+    pub ops_max_in_flight: usize,
     /// The operators' keys.
     pub operators: Operators,
     /// Checking of logins.
@@ -90,11 +94,18 @@ impl Default for AdminSettings {
 }
 
 /// Operators: their keys, and a listener of their own where wanted.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct OpsSettings {
     listen: Option<String>,
+    max_in_flight: usize,
     keys: BTreeMap<String, KeySettings>,
+}
+
+impl Default for OpsSettings {
+    fn default() -> Self {
+        Self { listen: None, max_in_flight: 64, keys: BTreeMap::new() }
+    }
 }
 
 /// One thing that is wrong with the settings.
@@ -182,6 +193,7 @@ struct Raw {
     database: store::Settings,
     acs: acs::Settings,
     budget: service::budget::Settings,
+    limits: limit::Settings,
     tokens: service::Settings,
     users: service::UserSettings,
     audit: service::AuditSettings,
@@ -223,6 +235,7 @@ impl Raw {
             database: section(&mut tree, "database", faults),
             acs: section(&mut tree, "acs", faults),
             budget: section(&mut tree, "budget", faults),
+            limits: section(&mut tree, "limits", faults),
             tokens: section(&mut tree, "tokens", faults),
             users: section(&mut tree, "users", faults),
             audit: section(&mut tree, "audit", faults),

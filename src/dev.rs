@@ -16,6 +16,7 @@ use crate::{
     config::{self, Settings},
     domain::clock::Clock,
     emulator::{self, Emulator},
+    http,
     seal::KeyRing,
     shutdown::Stop,
     telemetry,
@@ -100,15 +101,8 @@ pub fn emulator(access_key: &str, clock: Clock) -> anyhow::Result<Emulator> {
 }
 
 /// Serves an emulator until its token is cancelled.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve_emulator(
-    listener: TcpListener,
-    emulator: Emulator,
-    close: CancellationToken,
-) -> std::io::Result<()> {
-    app::serve(listener, emulator.router(), close).await
+pub async fn serve_emulator(listener: TcpListener, emulator: Emulator, close: CancellationToken) {
+    http::serve(listener, emulator.router(), http::Patience::default(), close).await;
 }
 
 /// The connection string of an emulator.

@@ -5,12 +5,14 @@ mod admin;
 mod audit;
 mod docs;
 mod extract;
+mod gate;
 mod idempotency;
 mod me;
 mod middleware;
 mod operations;
 mod paging;
 mod problem;
+mod serve;
 mod token;
 mod users;
 mod view;
@@ -23,7 +25,7 @@ use serde::Deserialize;
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer, sensitive_headers::SetSensitiveRequestHeadersLayer,
-    set_header::SetResponseHeaderLayer, trace::TraceLayer,
+    set_header::SetResponseHeaderLayer,
 };
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -31,15 +33,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     auth::{Authenticator, Operators},
     domain::policy::Words,
+    limit::{self, Limit},
     metrics::Metrics,
     service::Service,
 };
 use problem::{Code, Problem};
 
 pub use admin::{Lifecycle, router as admin_router};
-
-/// The largest body that a user's request may have.
-const MAX_BODY_BYTES: usize = 16 * 1024;
+pub use serve::{Patience, serve};
 
 /// The public listener.
 #[derive(Clone, Debug, Deserialize)]
@@ -54,6 +55,19 @@ pub struct Settings {
     /// How long a request may take in all.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// How long the head of a request may take from its first byte on, and each step of taking an answer.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// How long the body of a user's request may take.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// How long a connection may lie idle; longer than the load balancer's, or it sends requests into closing connections.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How many connections are held at once.
+    pub max_connections: usize,
+    /// How many requests of users are answered at once; more are refused at once.
+    pub max_in_flight: usize,
     /// Whether `/docs` shows the API to people.
     pub docs: bool,
 }
@@ -65,6 +79,11 @@ impl Default for Settings {
             cors_origins: Words::default(),
             trusted_proxies: Words::default(),
             request_timeout: Duration::from_secs(15),
+            header_timeout: Patience::default().head,
+            body_timeout: Duration::from_secs(5),
+            idle_timeout: Patience::default().idle,
+            max_connections: Patience::default().connections,
+            max_in_flight: 1024,
             docs: false,
         }
     }
@@ -72,6 +91,42 @@ impl Default for Settings {
 
 /// The largest body that an operator's request may have: a thousand references of the greatest length.
 const MAX_OPS_BODY_BYTES: usize = 512 * 1024;
+
+/// The limits for callers, counted in this replica.
+pub struct Limits {
+    user: Limit,
+    self_revoke: Limit,
+    failed_logins: Option<Limit>,
+}
+
+impl Limits {
+    /// Makes the limits; failed logins are counted only where it is known who the clients are.
+    #[must_use]
+    pub fn new(settings: &limit::Settings, clients_are_known: bool) -> Self {
+        Self {
+            user: Limit::new("user", settings.user),
+            self_revoke: Limit::new("self_revoke", settings.self_revoke),
+            failed_logins: clients_are_known.then(|| Limit::new("failed_logins", settings.failed_logins)),
+        }
+    }
+
+    /// Forgets callers who have rested.
+    pub fn forget_rested(&self) {
+        [Some(&self.user), Some(&self.self_revoke), self.failed_logins.as_ref()]
+            .into_iter()
+            .flatten()
+            .for_each(Limit::forget_rested);
+    }
+}
+
+/// How operators are served.
+#[derive(Clone, Copy, Debug)]
+pub struct Ops {
+    /// Whether they have a listener of their own.
+    pub own_listener: bool,
+    /// How many of their requests are answered at once.
+    pub max_in_flight: usize,
+}
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -84,6 +139,8 @@ pub struct Api {
     pub operators: Arc<Operators>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What callers may do how often.
+    pub limits: Arc<Limits>,
 }
 
 /// The routers of the listeners that take requests.
@@ -96,42 +153,35 @@ pub struct Routers {
 
 /// Builds the routers; `extra` is served beside the public API and goes through the same middleware.
 #[must_use]
-pub fn routers(api: &Api, settings: &Settings, own_ops: bool, extra: Router) -> Routers {
+pub fn routers(api: &Api, settings: &Settings, ops: Ops, extra: Router) -> Routers {
     let documents = docs::router(openapi(), settings.docs);
-    let ops = ops_routes(api).split_for_parts().0.with_state(api.clone());
-    let public = user_routes().split_for_parts().0.with_state(api.clone()).merge(documents).merge(extra);
+    let Ops { own_listener: own_ops, max_in_flight } = ops;
+    // A share of their own, so that a revocation gets through when tokens are asked for beyond all measure.
+    let share = gate::Share::new("operators", max_in_flight, &api.metrics);
+    let ops = ops_routes(api).layer(axum_middleware::from_fn_with_state(share, gate::shed));
+    let ops = ops.split_for_parts().0.with_state(api.clone());
+    let public = user_routes(api, settings).split_for_parts().0.with_state(api.clone()).merge(documents).merge(extra);
     if own_ops {
-        Routers { public: with_middleware(public, settings), ops: Some(with_middleware(ops, settings)) }
+        Routers { public: with_middleware(public, api, settings), ops: Some(with_middleware(ops, api, settings)) }
     } else {
-        Routers { public: with_middleware(public.merge(ops), settings), ops: None }
+        Routers { public: with_middleware(public.merge(ops), api, settings), ops: None }
     }
 }
 
 /// Puts the layers around routes; the outermost comes first.
-fn with_middleware(router: Router, settings: &Settings) -> Router {
-    let trusted: Arc<[IpNet]> = settings.trusted_networks().unwrap_or_default().into();
+fn with_middleware(router: Router, api: &Api, settings: &Settings) -> Router {
+    let trusted = settings.trusted_networks().unwrap_or_default().into();
+    let observer = middleware::Observer { trusted, metrics: Arc::clone(&api.metrics) };
     let timeout = settings.request_timeout;
     router
         .fallback(async || Problem::new(Code::NotFound))
         .method_not_allowed_fallback(async || Problem::new(Code::MethodNotAllowed))
         .layer(
             ServiceBuilder::new()
-            // First, so that everything after it, the log included, can name the request.
-            .layer(axum_middleware::from_fn(middleware::request_id))
-            .layer(axum_middleware::from_fn(move |request, next| {
-                middleware::client_address(Arc::clone(&trusted), request, next)
-            }))
-            // Before the trace, so that no layer below can log a login.
+            // First, so that no layer can log a login.
             .layer(SetSensitiveRequestHeadersLayer::new(middleware::SENSITIVE_HEADERS))
-            .layer(
-                TraceLayer::new_for_http()
-                    .make_span_with(middleware::span)
-                    .on_request(())
-                    .on_response(middleware::log_response)
-                    .on_failure(()),
-            )
-            // Inside the span, so that the one log line of a problem belongs to its request.
-            .layer(axum_middleware::from_fn(middleware::render_problems))
+            // Around everything that can fail, because only here are problems written, logged and counted.
+            .layer(axum_middleware::from_fn_with_state(observer, middleware::observe))
             // Outside of everything that can refuse: preflights need no login, and errors need CORS headers to be read.
             .layer(middleware::cors(&settings.cors_origins.0))
             .layer(CatchPanicLayer::custom(|_| Problem::response(Code::InternalError)))
@@ -143,12 +193,17 @@ fn with_middleware(router: Router, settings: &Settings) -> Router {
                 axum::http::header::CACHE_CONTROL,
                 HeaderValue::from_static("no-store"),
             ))
-            .layer(axum_middleware::from_fn(move |request, next| middleware::deadline(timeout, request, next)))
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES)),
+            .layer(axum_middleware::from_fn(move |request, next| middleware::deadline(timeout, request, next))),
         )
 }
 
 impl Settings {
+    /// What the clients of a listener are granted.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        Patience { connections: self.max_connections, head: self.header_timeout, idle: self.idle_timeout }
+    }
+
     /// Reads the networks of trusted proxies; a single address is a network too.
     ///
     /// # Errors
@@ -162,12 +217,25 @@ impl Settings {
     }
 }
 
-/// The documented routes for app users.
-fn user_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::with_openapi(docs::Documentation::openapi())
-        .routes(routes!(token::issue_token))
-        .routes(routes!(me::get_me, access::delete_me))
-        .routes(routes!(access::revoke_me))
+/// The routes for app users, each behind the gate that knows its limit.
+fn user_routes(api: &Api, settings: &Settings) -> OpenApiRouter<Api> {
+    let share = gate::Share::new("users", settings.max_in_flight, &api.metrics);
+    let gate = |limit: fn(&Limits) -> &Limit| {
+        let gate = gate::Gate { api: api.clone(), share: share.clone(), limit, body_patience: settings.body_timeout };
+        axum_middleware::from_fn_with_state(gate, gate::pass)
+    };
+    OpenApiRouter::new()
+        .merge(documented_user_routes().layer(gate(|limits| &limits.user)))
+        .merge(documented_self_revoke().layer(gate(|limits| &limits.self_revoke)))
+}
+
+fn documented_user_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(token::issue_token)).routes(routes!(me::get_me, access::delete_me))
+}
+
+/// Apart, because it has a limit of its own.
+fn documented_self_revoke() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(access::revoke_me))
 }
 
 /// The documented routes for operators and backends.
@@ -201,5 +269,11 @@ fn documented_token_routes() -> OpenApiRouter<Api> {
 /// Returns the description of the whole API: what is routed is in `openapi.yaml`.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    user_routes().merge(documented_ops_routes()).merge(documented_token_routes()).split_for_parts().1
+    OpenApiRouter::with_openapi(docs::Documentation::openapi())
+        .merge(documented_user_routes())
+        .merge(documented_self_revoke())
+        .merge(documented_ops_routes())
+        .merge(documented_token_routes())
+        .split_for_parts()
+        .1
 }

@@ -14,6 +14,7 @@ pub mod domain;
 pub mod emulator;
 pub mod http;
 pub mod jose;
+pub mod limit;
 pub mod metrics;
 pub mod seal;
 pub mod service;

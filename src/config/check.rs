@@ -10,7 +10,7 @@ use crate::{
     acs::{self, connection_string::ConnectionString},
     auth::{IssuerSettings, Issuers, Operators},
     domain::{address::is_on_this_machine, token::Lifetime, user::IssuerKey},
-    service,
+    http, service,
 };
 
 impl Raw {
@@ -43,6 +43,19 @@ impl Raw {
         }
         database(self.database.url.expose_secret(), found);
         let connection = connection(&self.acs, found);
+        server(&self.server, found);
+        if self.ops.max_in_flight == 0 {
+            found.add("ops.max_in_flight", "must be more than nothing");
+        }
+        for (name, rate) in [
+            ("user", self.limits.user),
+            ("self_revoke", self.limits.self_revoke),
+            ("failed_logins", self.limits.failed_logins),
+        ] {
+            if !rate.is_sound() {
+                found.add(format!("limits.{name}.per"), "must be longer");
+            }
+        }
         if !self.budget.allow_all() {
             found.add("budget", "every limit must be more than nothing");
         }
@@ -71,17 +84,33 @@ impl Raw {
                 acs: self.acs,
                 connection,
                 budget: self.budget,
+                limits: self.limits,
                 tokens: self.tokens,
                 users: self.users,
                 audit: self.audit,
                 worker: self.worker,
                 ops_listen,
+                ops_max_in_flight: self.ops.max_in_flight,
                 operators,
                 auth: self.auth,
                 issuers,
                 shutdown: self.shutdown,
             }),
             _ => Err(faults),
+        }
+    }
+}
+
+fn server(server: &http::Settings, faults: &mut Faults) {
+    for (name, is_nothing) in [
+        ("max_connections", server.max_connections == 0),
+        ("max_in_flight", server.max_in_flight == 0),
+        ("header_timeout", server.header_timeout.is_zero()),
+        ("body_timeout", server.body_timeout.is_zero()),
+        ("idle_timeout", server.idle_timeout.is_zero()),
+    ] {
+        if is_nothing {
+            faults.add(format!("server.{name}"), "must be more than nothing");
         }
     }
 }

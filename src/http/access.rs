@@ -99,6 +99,7 @@ change!(
         (status = 200, description = "Done, at ACS too.", body = ChangeResponse),
         (status = 202, description = "Accepted for good, and being retried until ACS confirms it.", body = ChangeResponse),
         (status = 401, description = "`missing_credentials`, `invalid_token`, `login_superseded`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "`store_unavailable`, `keys_unavailable`: nothing was accepted", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
@@ -117,6 +118,7 @@ pub(super) async fn revoke_me(State(api): State<Api>, Login(login): Login, Trace
         (status = 202, description = "Accepted for good, and being retried until ACS confirms it.", body = ChangeResponse),
         (status = 401, description = "`missing_credentials`, `invalid_token`, `login_superseded`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`: the settings do not allow it", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "`store_unavailable`, `keys_unavailable`: nothing was accepted", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]

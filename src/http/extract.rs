@@ -22,15 +22,14 @@ use crate::{
     },
 };
 
-/// A verified login of an app user.
+/// The login of an app user, which the gate before the handler has verified.
 pub(super) struct Login(pub(super) auth::Login);
 
 impl FromRequestParts<Api> for Login {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        let token = bearer(&parts.headers).ok_or(auth::Error::Missing)?;
-        Ok(Self(api.authenticator.authenticate(token).await?))
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
+        parts.extensions.remove().map(Self).ok_or_else(|| auth::Error::Missing.into())
     }
 }
 
@@ -78,7 +77,7 @@ impl<S: Sync> FromRequestParts<S> for Traced {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.to_string());
         let client = parts.extensions.get::<ClientAddress>().and_then(|client| client.0);
         Ok(Self(Trace { request_id, client }))
     }

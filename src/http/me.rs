@@ -20,6 +20,7 @@ use crate::{
         (status = 200, description = "The caller's identity.", body = MeResponse),
         (status = 401, description = "`missing_credentials`, `invalid_token`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "`not_found`: no token was ever issued", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "`store_unavailable`, `keys_unavailable`; with `Retry-After`", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]

@@ -3,23 +3,26 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
     Json,
-    extract::{ConnectInfo, MatchedPath, Request},
+    extract::{ConnectInfo, MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use ipnet::IpNet;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tracing::Span;
+use tracing::Instrument;
 use uuid::Uuid;
 
-use super::problem::{Code, Problem};
-use crate::api::ProblemDocument;
+use super::{
+    gate,
+    problem::{Code, Problem},
+};
+use crate::{api::ProblemDocument, metrics::Metrics};
 
 /// Headers whose values no layer may log.
 pub(super) const SENSITIVE_HEADERS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
@@ -28,39 +31,61 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a request is called in answers, logs and the audit trail.
 #[derive(Clone, Debug)]
-pub(super) struct RequestId(pub(super) String);
-
-/// Names the request: as its `x-request-id` says, if that is a plain short word, else anew.
-pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
-    let is_plain = |text: &&str| {
-        (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
-    };
-    let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_plain);
-    let id = given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
-    let value = HeaderValue::from_str(&id);
-    request.extensions_mut().insert(RequestId(id));
-    let mut response = next.run(request).await;
-    if let Ok(value) = value {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
-    response
-}
+pub(super) struct RequestId(pub(super) Arc<str>);
 
 /// The address of whoever sent a request, as far as it can be known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientAddress(pub(super) Option<IpAddr>);
 
-/// Finds out who sent the request: the peer, or what trusted proxies say of theirs.
-pub(super) async fn client_address(trusted: Arc<[IpNet]>, mut request: Request, next: Next) -> Response {
+/// What the outermost layer works with.
+#[derive(Clone)]
+pub(super) struct Observer {
+    pub(super) trusted: Arc<[IpNet]>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Names a request, finds out who sent it, and sees it to its end: the one place where failures are written and logged,
+/// and where every request leaves its line in the log.
+pub(super) async fn observe(State(observer): State<Observer>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = RequestId(request_id(request.headers()).into());
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
-    let client = peer.map(|peer| behind_proxies(peer, request.headers(), &trusted));
+    let client = peer.map(|peer| behind_proxies(peer, request.headers(), &observer.trusted));
+    // The route is logged as its template, because a path may name a person.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = || route.as_ref().map_or("-", MatchedPath::as_str);
+    let span = tracing::info_span!("request", method = %request.method(), route = route(), id = &*id.0);
+    request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(ClientAddress(client));
-    next.run(request).await
+    let response = next.run(request).instrument(span.clone()).await;
+    span.in_scope(|| {
+        let mut response = render_problem(response, &id);
+        if let Ok(value) = HeaderValue::from_str(&id.0) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        let (status, took) = (response.status().as_u16(), begun.elapsed());
+        observer.metrics.request(route(), status, took);
+        let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        tracing::info!(status, latency_us, "answered");
+        response
+    })
+}
+
+/// Returns what the request says that it is called, if that is a plain short word, else a new name.
+fn request_id(headers: &HeaderMap) -> String {
+    let is_plain = |text: &&str| {
+        (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+    };
+    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_plain);
+    given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
 }
 
 /// Walks `X-Forwarded-For` from its end, where the nearest proxy wrote, as long as who wrote is trusted.
 fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    if !is_trusted(&peer) {
+        return peer;
+    }
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let mut hops: Vec<_> = forwarded.flat_map(|line| line.split(',')).map(str::trim).collect();
     let mut client = peer;
@@ -73,24 +98,9 @@ fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
     client
 }
 
-/// Opens the span of a request; the route is logged as its template, because a path may name a person.
-pub(super) fn span(request: &Request) -> Span {
-    let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
-    let id = request.extensions().get::<RequestId>().map_or("-", |id| id.0.as_str());
-    tracing::info_span!("request", method = %request.method(), route, id)
-}
-
-/// Writes the access log line.
-pub(super) fn log_response(response: &Response, latency: Duration, _: &Span) {
-    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-    tracing::info!(status = response.status().as_u16(), latency_us = micros, "answered");
-}
-
-/// Gives problems their body, and logs them: the one place where failures of requests are logged.
-pub(super) async fn render_problems(request: Request, next: Next) -> Response {
-    let id = request.extensions().get::<RequestId>().map_or_else(String::new, |id| id.0.clone());
-    let response = next.run(request).await;
-    let Some(problem) = response.extensions().get::<Problem>().cloned() else {
+/// Gives a problem its body, and logs it.
+fn render_problem(mut response: Response, id: &RequestId) -> Response {
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else {
         return response;
     };
     let (status, code, title) = problem.code.describe();
@@ -101,7 +111,7 @@ pub(super) async fn render_problems(request: Request, next: Next) -> Response {
         status: status.as_u16(),
         code: code.to_owned(),
         detail: problem.detail.as_ref().map(ToString::to_string),
-        request_id: id,
+        request_id: id.0.to_string(),
     };
     // The headers that layers and routes have set stay: CORS and `Allow` among them.
     let (mut parts, _) = response.into_parts();
@@ -111,6 +121,9 @@ pub(super) async fn render_problems(request: Request, next: Next) -> Response {
     parts.headers.remove(header::CONTENT_LENGTH);
     for (name, value) in problem.headers() {
         parts.headers.insert(name, value);
+    }
+    if let Some(standing) = problem.standing {
+        gate::write(&mut parts.headers, *standing);
     }
     Response::from_parts(parts, body)
 }
@@ -139,6 +152,7 @@ pub(super) fn cors(origins: &[String]) -> CorsLayer {
             header::RETRY_AFTER,
             header::WWW_AUTHENTICATE,
             HeaderName::from_static("ratelimit"),
+            HeaderName::from_static("ratelimit-policy"),
             REQUEST_ID,
         ])
         .max_age(Duration::from_mins(10))

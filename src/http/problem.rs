@@ -12,6 +12,7 @@ use axum::{
 
 use crate::{
     auth,
+    limit::Standing,
     service::{self, upstream},
     store,
 };
@@ -36,6 +37,7 @@ pub(super) enum Code {
     PayloadTooLarge,
     UnsupportedMediaType,
     IdempotencyMismatch,
+    RateLimited,
     InternalError,
     UpstreamRejected,
     UpstreamThrottled,
@@ -69,6 +71,7 @@ impl Code {
             Self::IdempotencyMismatch => {
                 (S::UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The idempotency key was used for another request")
             }
+            Self::RateLimited => (S::TOO_MANY_REQUESTS, "rate_limited", "Too many requests"),
             Self::InternalError => (S::INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong on our side"),
             Self::UpstreamRejected => (S::BAD_GATEWAY, "upstream_rejected", "ACS refused the service"),
             Self::UpstreamThrottled => (S::SERVICE_UNAVAILABLE, "upstream_throttled", "ACS is throttling the service"),
@@ -92,6 +95,7 @@ pub(super) struct Problem {
     pub(super) detail: Option<Cow<'static, str>>,
     pub(super) retry_after: Option<Duration>,
     pub(super) challenge: Option<String>,
+    pub(super) standing: Option<Box<Standing>>,
     pub(super) cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -105,7 +109,7 @@ impl Problem {
             _ => None,
         };
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(DEFAULT_RETRY_AFTER);
-        Self { code, detail: None, retry_after, challenge, cause: None }
+        Self { code, detail: None, retry_after, challenge, standing: None, cause: None }
     }
 
     pub(super) fn response(code: Code) -> Response {
@@ -117,7 +121,12 @@ impl Problem {
         self
     }
 
-    fn retry_after(mut self, retry_after: Duration) -> Self {
+    pub(super) fn standing(mut self, standing: Standing) -> Self {
+        self.standing = Some(Box::new(standing));
+        self
+    }
+
+    pub(super) fn retry_after(mut self, retry_after: Duration) -> Self {
         self.retry_after = Some(retry_after);
         self
     }

@@ -25,13 +25,18 @@ use crate::{
     request_body(content = Option<TokenRequest>, description = "May be left out."),
     responses(
         (status = 200, description = "A token that is good now.", body = TokenResponse,
-         headers(("Cache-Control" = String, description = "Always `no-store`."))),
+         headers(
+             ("Cache-Control" = String, description = "Always `no-store`."),
+             ("RateLimit" = String, description = "How the user stands: requests left and seconds until one more (draft-ietf-httpapi-ratelimit-headers)."),
+             ("RateLimit-Policy" = String, description = "The limit: requests and seconds."),
+         )),
         (status = 400, description = "`invalid_request`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 401, description = "`missing_credentials`, `invalid_token`, `login_superseded`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 403, description = "`scope_not_allowed`, `user_blocked`, `forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "`user_deleting`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "`payload_too_large`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported_media_type`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 502, description = "`upstream_rejected`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "`upstream_throttled`, `upstream_unavailable`, `store_unavailable`, `keys_unavailable`, `overloaded`, `operation_in_progress`; with `Retry-After`", body = ProblemDocument, content_type = "application/problem+json"),
     )

@@ -111,7 +111,7 @@ on_each_database! {
             replica.token(&logins[1], None).await.assert_problem(503, "upstream_throttled");
         }
         assert_eq!(app.acs.stats().await["calls"]["issue"], 1);
-        app.clock.advance(Duration::from_secs(60));
+        app.clock.advance(Duration::from_mins(1));
         other.token(&logins[1], None).await.token();
     }
 }

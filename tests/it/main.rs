@@ -14,6 +14,7 @@ mod model_based;
 mod openapi;
 mod operator_commands;
 mod operators;
+mod overload;
 mod problems;
 mod promises;
 mod proxy;

@@ -1,0 +1,201 @@
+//! More than can be served, and clients that keep us waiting: refused early, with what to do next, and nobody else suffers.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{Answer, Database, TestApp, eventually};
+
+async fn start(more: &str) -> TestApp {
+    TestApp::start_with(&Database::sqlite(), more).await
+}
+
+async fn connect(app: &TestApp) -> TcpStream {
+    TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap()
+}
+
+/// Reads until the server closes.
+async fn read_to_end(mut connection: TcpStream) -> String {
+    let mut text = Vec::new();
+    // A reset is an end too.
+    let _ = connection.read_to_end(&mut text).await;
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn each_user_has_a_limit_and_is_told_how_it_stands() {
+    let app = start("[limits.user]\nrequests = 3\nper = \"1h\"").await;
+    let (alice, bob) = (app.issuer.login("alice"), app.issuer.login("bob"));
+    let first = app.token(&alice, None).await;
+    first.token();
+    assert_eq!(first.header("ratelimit-policy"), "\"user\";q=3;w=3600");
+    assert_eq!(first.header("ratelimit"), "\"user\";r=2;t=1200");
+    assert_eq!(app.me(&alice).await.header("ratelimit"), "\"user\";r=1;t=1200");
+    app.token(&alice, None).await.token();
+    let refused = app.token(&app.issuer.login("alice"), None).await;
+    refused.assert_problem(429, "rate_limited");
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1100..=1200).contains(&wait), "{refused:?}");
+    assert_eq!(refused.header("ratelimit"), format!("\"user\";r=0;t={wait}"));
+    app.token(&bob, None).await.token();
+    assert_eq!(app.metric("vendor_requests_rate_limited_total{limit=\"user\"}").await, 1);
+    assert_eq!(app.revoke("alice").await.status, StatusCode::OK, "operators have no such limit");
+}
+
+#[tokio::test]
+async fn signing_out_everywhere_has_a_limit_of_its_own() {
+    let app =
+        start("[limits]\nself_revoke = { requests = 1, per = \"1h\" }\nuser = { requests = 3, per = \"1h\" }").await;
+    let revoke = async || {
+        let login = app.issuer.login("alice");
+        Answer::of(app.http.post(format!("{}/me/revoke", app.url)).bearer_auth(login).send().await.unwrap()).await
+    };
+    assert_eq!(revoke().await.status, StatusCode::OK);
+    revoke().await.assert_problem(429, "rate_limited");
+    app.clock.advance(Duration::from_secs(5));
+    assert_eq!(app.token(&app.issuer.login("alice"), None).await.header("ratelimit"), "\"user\";r=2;t=1200");
+}
+
+#[tokio::test]
+async fn bad_logins_of_an_address_are_counted_behind_declared_proxies_only() {
+    let ask = async |app: &TestApp, client: &str, login: &str| {
+        let request = app.http.post(format!("{}/token", app.url)).bearer_auth(login).header("x-forwarded-for", client);
+        Answer::of(request.send().await.unwrap()).await
+    };
+    let limits = "[limits]\nfailed_logins = { requests = 2, per = \"1h\" }\n";
+    let app = start(&format!("{limits}[server]\ntrusted_proxies = \"127.0.0.0/8\"")).await;
+    let (good, bad) = (app.issuer.login("alice"), app.issuer.login_with("alice", json!({"exp": 1})));
+    for _ in 0..2 {
+        ask(&app, "198.51.100.7", &bad).await.assert_problem(401, "invalid_token");
+    }
+    let refused = ask(&app, "198.51.100.7", &bad).await;
+    refused.assert_problem(429, "rate_limited");
+    assert!(refused.header("ratelimit").starts_with("\"failed_logins\";r=0"), "{refused:?}");
+    ask(&app, "198.51.100.7", &good).await.token();
+    ask(&app, "198.51.100.8", &bad).await.assert_problem(401, "invalid_token");
+    for (client, status) in [("2001:db8::1", 401), ("2001:db8::2", 401), ("2001:db8::3", 429), ("2001:db8:0:1::3", 401)]
+    {
+        assert_eq!(ask(&app, client, &bad).await.status.as_u16(), status, "{client}");
+    }
+
+    let open = start(limits).await;
+    let bad = open.issuer.login_with("alice", json!({"exp": 1}));
+    for _ in 0..5 {
+        ask(&open, "198.51.100.7", &bad).await.assert_problem(401, "invalid_token");
+    }
+}
+
+#[tokio::test]
+async fn too_many_at_once_are_refused_and_operators_get_through() {
+    let app = start("[server]\nmax_in_flight = 2").await;
+    let logins = ["alice", "bob", "carol"].map(|subject| app.issuer.login(subject));
+    for login in &logins {
+        app.token(login, None).await.token();
+    }
+    app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1500, "count": 2})).await;
+    let (first, second, ()) = tokio::join!(app.token(&logins[0], None), app.token(&logins[1], None), async {
+        app.acs.wait_for_calls("issue", 2).await;
+        let refused = app.token(&logins[2], None).await;
+        refused.assert_problem(503, "overloaded");
+        assert!(!refused.header("retry-after").is_empty());
+        assert_eq!(app.revoke("carol").await.status, StatusCode::OK);
+        assert_eq!(app.ops(Method::GET, "/users", None).await.status, StatusCode::OK);
+    });
+    first.token();
+    second.token();
+    assert_eq!(app.metric("vendor_requests_shed_total{share=\"users\"}").await, 1);
+    app.token(&app.issuer.login("alice"), None).await.token();
+}
+
+#[tokio::test]
+async fn head_that_does_not_come_to_its_end_is_given_up() {
+    let app = start("[server]\nheader_timeout = \"300ms\"").await;
+    let mut connection = connect(&app).await;
+    connection.write_all(b"POST /token HTTP/1.1\r\nhost: x\r\nauthorization: Bea").await.unwrap();
+    assert_eq!(read_to_end(connection).await, "");
+}
+
+/// The deadline is for heads that have begun: load balancers keep connections for later.
+#[tokio::test]
+async fn idle_connection_is_kept_for_the_next_request() {
+    let app = start("[server]\nheader_timeout = \"100ms\"").await;
+    let mut connection = connect(&app).await;
+    for _ in 0..3 {
+        connection.write_all(b"GET /me HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 4096];
+        let length = connection.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 401"), "the connection is still good");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+}
+
+#[tokio::test]
+async fn idle_connection_is_closed_in_the_end() {
+    let app = start("[server]\nidle_timeout = \"300ms\"").await;
+    let mut connection = connect(&app).await;
+    connection.write_all(b"GET /me HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(read_to_end(connection).await.starts_with("HTTP/1.1 401"));
+}
+
+#[tokio::test]
+async fn slow_body_holds_no_place_and_is_given_up() {
+    let app = start("[server]\nmax_in_flight = 1\nbody_timeout = \"2s\"").await;
+    let login = app.issuer.login("alice");
+    let mut slow = connect(&app).await;
+    let head = format!(
+        "POST /token HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {login}\r\n\
+         content-type: application/json\r\ncontent-length: 2\r\n\r\n{{"
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..3 {
+        app.token(&login, None).await.token();
+    }
+    let answer = read_to_end(slow).await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("took too long"), "{answer}");
+}
+
+#[tokio::test]
+async fn head_without_bound_is_refused() {
+    let app = start("").await;
+    let mut connection = connect(&app).await;
+    connection.write_all(b"GET /me HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    let line = format!("x-filler: {}\r\n", "x".repeat(1000));
+    // The server stops reading at some point: what it does not take is no fault of this test.
+    for _ in 0..200 {
+        if connection.write_all(line.as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    let answer = read_to_end(connection).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
+async fn connections_beyond_their_number_wait_for_a_place() {
+    let app = start("[server]\nmax_connections = 2").await;
+    let (first, mut second) = (connect(&app).await, connect(&app).await);
+    // Both are taken once the second has got an answer.
+    second.write_all(b"GET /me HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(second.read(&mut [0; 4096]).await.unwrap() > 0);
+    let mut third = connect(&app).await;
+    third.write_all(b"GET /me HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(300), third.read(&mut [0; 1])).await;
+    assert!(waiting.is_err(), "no place for a third");
+    drop(first);
+    assert!(read_to_end(third).await.starts_with("HTTP/1.1 401"));
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_route_and_status() {
+    let app = start("").await;
+    app.token(&app.issuer.login("alice"), None).await.token();
+    app.me("no login").await.assert_problem(401, "invalid_token");
+    let counted = async |labels: &str| app.metric(&format!("vendor_request_seconds_count{{{labels}}}")).await;
+    eventually(async || (counted("route=\"/token\",status=\"200\"").await == 1).then_some(())).await;
+    assert_eq!(counted("route=\"/me\",status=\"401\"").await, 1);
+}
