@@ -20,9 +20,10 @@ use std::{str::FromStr, time::Duration};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::{
-    PgPool, Postgres, Sqlite, SqlitePool, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    Connection, Database, PgPool, Postgres, Sqlite, SqlitePool, Transaction,
+    pool::PoolOptions,
+    postgres::PgConnectOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
 pub use audit::{AuditFilter, AuditRow, HeldToken};
@@ -68,6 +69,9 @@ macro_rules! execute {
 }
 
 use {execute, on_pool, on_tx};
+
+/// How long a connection may have lain idle and still be taken for alive.
+const SURELY_ALIVE: Duration = Duration::from_secs(1);
 
 /// Where the mapping is kept.
 #[derive(Clone, Debug, Deserialize)]
@@ -176,11 +180,7 @@ impl Store {
             let options = PgConnectOptions::from_str(url)
                 .map_err(|_| Error::Url("is no valid Postgres URL"))?
                 .application_name(env!("CARGO_PKG_NAME"));
-            let pool = PgPoolOptions::new()
-                .max_connections(settings.max_connections.unwrap_or(10))
-                .acquire_timeout(settings.acquire_timeout)
-                .connect_with(options)
-                .await?;
+            let pool = pool_options(settings, settings.max_connections.unwrap_or(10)).connect_with(options).await?;
             Ok(Self::Postgres(pool))
         } else if url.starts_with("sqlite:") {
             if url.contains(":memory:") || url.contains("mode=memory") {
@@ -194,11 +194,7 @@ impl Store {
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
                 .busy_timeout(settings.acquire_timeout);
-            let pool = SqlitePoolOptions::new()
-                .max_connections(settings.max_connections.unwrap_or(4))
-                .acquire_timeout(settings.acquire_timeout)
-                .connect_with(options)
-                .await?;
+            let pool = pool_options(settings, settings.max_connections.unwrap_or(4)).connect_with(options).await?;
             Ok(Self::Sqlite(pool))
         } else {
             Err(Error::Url("must begin with `postgres:` or `sqlite:`"))
@@ -229,6 +225,22 @@ impl Store {
     pub async fn close(&self) {
         on_pool!(self, |db| db.close().await);
     }
+}
+
+/// A connection that was in use a moment ago is not asked whether it lives: that would be a round trip for each statement.
+fn pool_options<DB: Database>(settings: &Settings, max_connections: u32) -> PoolOptions<DB> {
+    PoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(settings.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection: &mut DB::Connection, used| {
+            Box::pin(async move {
+                if used.idle_for > SURELY_ALIVE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
 }
 
 impl Tx {

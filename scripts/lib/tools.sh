@@ -44,9 +44,11 @@ as_postgres() {
     fi
 }
 
-# start_postgres FOLDER: a cluster that forgets everything, on a free port; sets TEST_POSTGRES_URL.
+# start_postgres FOLDER [durable]: a throw-away cluster on a free port; sets TEST_POSTGRES_URL.
+# A durable one keeps what it committed, as in production; else it saves that time.
 start_postgres() {
-    local bin
+    local bin careless=""
+    [ "${2:-}" = durable ] || careless="-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
     bin=$(postgres_folder)
     if [ -z "$bin" ]; then
         install_package postgresql || give_up "Postgres is needed: install it, or set TEST_POSTGRES_URL to a server where databases may be created"
@@ -62,9 +64,8 @@ start_postgres() {
     local port attempt
     for attempt in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 30000))
-        # No durability: the cluster is thrown away anyhow.
         if (cd / && as_postgres "$bin/pg_ctl" -D "$postgres_data" -w -t 60 -l "$1/log" start -o \
-            "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$1 -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=400" >/dev/null); then
+            "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$1 -c max_connections=400 $careless" >/dev/null); then
             TEST_POSTGRES_URL="postgres://postgres@127.0.0.1:$port/postgres"
             return
         fi

@@ -13,6 +13,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
@@ -22,7 +23,7 @@ use super::{
     gate,
     problem::{Code, Problem},
 };
-use crate::{api::ProblemDocument, metrics::Metrics};
+use crate::{api::ProblemDocument, domain::user::UserId, metrics::Metrics, service::How};
 
 /// Headers whose values no layer may log.
 pub(super) const SENSITIVE_HEADERS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
@@ -57,18 +58,50 @@ pub(super) async fn observe(State(observer): State<Observer>, mut request: Reque
     let span = tracing::info_span!("request", method = %request.method(), route = route(), id = &*id.0);
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(ClientAddress(client));
-    let response = next.run(request).instrument(span.clone()).await;
-    span.in_scope(|| {
-        let mut response = render_problem(response, &id);
-        if let Ok(value) = HeaderValue::from_str(&id.0) {
-            response.headers_mut().insert(REQUEST_ID, value);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let took = begun.elapsed();
+    let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    // One line for each request, however it ended.
+    span.in_scope(|| match (response.extensions_mut().remove::<Problem>(), response.extensions_mut().remove()) {
+        (Some(problem), _) => {
+            problem.log(Some(latency_us));
+            render(problem, &mut response, &id);
         }
-        let (status, took) = (response.status().as_u16(), begun.elapsed());
-        observer.metrics.request(route(), status, took);
-        let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        tracing::info!(status, latency_us, "answered");
-        response
-    })
+        (None, Some(handed_out)) => log_token(&handed_out, latency_us),
+        (None, None) => tracing::info!(status = response.status().as_u16(), latency_us, "answered"),
+    });
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    observer.metrics.request(route(), response.status().as_u16(), took);
+    response
+}
+
+/// What the log keeps of a token that leaves the house: enough to find who received which.
+#[derive(Clone)]
+pub(super) struct HandedOut {
+    pub(super) user: UserId,
+    pub(super) fingerprint: String,
+    pub(super) how: How,
+    pub(super) expires_on: DateTime<Utc>,
+    pub(super) login_id: Option<String>,
+    pub(super) session_id: Option<String>,
+    pub(super) client: Option<IpAddr>,
+}
+
+fn log_token(token: &HandedOut, latency_us: u64) {
+    tracing::info!(
+        status = 200,
+        latency_us,
+        user = token.user.as_str(),
+        fingerprint = token.fingerprint,
+        how = token.how.as_str(),
+        expires_on = %token.expires_on,
+        login_jti = token.login_id,
+        login_sid = token.session_id,
+        client = token.client.map(tracing::field::display),
+        "token handed out"
+    );
 }
 
 /// Returns what the request says that it is called, if that is a plain short word, else a new name.
@@ -98,13 +131,9 @@ fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
     client
 }
 
-/// Gives a problem its body, and logs it.
-fn render_problem(mut response: Response, id: &RequestId) -> Response {
-    let Some(problem) = response.extensions_mut().remove::<Problem>() else {
-        return response;
-    };
+/// Gives a problem its body.
+fn render(problem: Problem, response: &mut Response, id: &RequestId) {
     let (status, code, title) = problem.code.describe();
-    problem.log();
     let document = ProblemDocument {
         kind: format!("urn:acs-token-vendor:problem:{code}"),
         title: title.to_owned(),
@@ -113,19 +142,18 @@ fn render_problem(mut response: Response, id: &RequestId) -> Response {
         detail: problem.detail.as_ref().map(ToString::to_string),
         request_id: id.0.to_string(),
     };
+    let rendered = Json(document).into_response();
     // The headers that layers and routes have set stay: CORS and `Allow` among them.
-    let (mut parts, _) = response.into_parts();
-    let (body_parts, body) = Json(document).into_response().into_parts();
-    parts.headers.extend(body_parts.headers);
-    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    parts.headers.remove(header::CONTENT_LENGTH);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.remove(header::CONTENT_LENGTH);
     for (name, value) in problem.headers() {
-        parts.headers.insert(name, value);
+        headers.insert(name, value);
     }
     if let Some(standing) = problem.standing {
-        gate::write(&mut parts.headers, *standing);
+        gate::write(headers, *standing);
     }
-    Response::from_parts(parts, body)
+    *response.body_mut() = rendered.into_body();
 }
 
 /// Refuses a request that takes too long.

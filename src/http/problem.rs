@@ -136,16 +136,17 @@ impl Problem {
         self
     }
 
-    /// Logs the problem with its cause, in the span of its request.
-    pub(super) fn log(&self) {
+    /// Logs the problem with its cause, in the span of its request; the latency is told where it ended the request.
+    pub(super) fn log(&self, latency_us: Option<u64>) {
         let (status, code, _) = self.code.describe();
-        let cause = self.cause.as_deref().map(chain).unwrap_or_default();
+        let cause = self.cause.as_deref().map(chain);
+        let status_code = status.as_u16();
         if status == StatusCode::INTERNAL_SERVER_ERROR || status == StatusCode::BAD_GATEWAY {
-            tracing::error!(code, cause, "request failed");
+            tracing::error!(status = status_code, latency_us, code, cause, "request failed");
         } else if status.is_server_error() {
-            tracing::warn!(code, cause, "request failed");
+            tracing::warn!(status = status_code, latency_us, code, cause, "request failed");
         } else {
-            tracing::info!(code, cause, "request refused");
+            tracing::info!(status = status_code, latency_us, code, cause, "request refused");
         }
     }
 

@@ -1,11 +1,12 @@
 //! `POST /token`: the main job.
 
-use axum::{Json, extract::State, http::header};
+use axum::{Extension, Json, extract::State, http::header};
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 
 use super::{
     Api,
     extract::{Login, OptionalJson, Traced},
+    middleware::HandedOut,
     problem::{Code, Problem},
 };
 use crate::{
@@ -50,23 +51,23 @@ pub(super) async fn issue_token(
     issue(&api, Asker::of_login(login, trace), request).await
 }
 
-/// An answer that carries a token.
-pub(super) type TokenAnswer = ([(header::HeaderName, &'static str); 1], Json<TokenResponse>);
+/// An answer that carries a token, with what its line in the log tells.
+pub(super) type TokenAnswer = (Extension<HandedOut>, [(header::HeaderName, &'static str); 1], Json<TokenResponse>);
 
-/// Issues a token to whoever asks, and leaves the line that tells who received which token.
+/// Issues a token to whoever asks.
 pub(super) async fn issue(api: &Api, asker: Asker, request: TokenRequest) -> Result<TokenAnswer, Problem> {
-    let issued = api.service.issue(&asker, &wanted(request)?).await?;
-    tracing::info!(
-        user = %issued.user,
-        fingerprint = issued.fingerprint,
-        how = issued.how.as_str(),
-        expires_on = %issued.expires_on,
-        login_jti = asker.login_id,
-        login_sid = asker.session_id,
-        client = asker.trace.client.map(|client| client.to_string()),
-        "token handed out"
-    );
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(response(issued, api.service.endpoint(), api.service.now()))))
+    let mut issued = api.service.issue(&asker, &wanted(request)?).await?;
+    let handed_out = HandedOut {
+        user: issued.user.clone(),
+        fingerprint: std::mem::take(&mut issued.fingerprint),
+        how: issued.how,
+        expires_on: issued.expires_on,
+        login_id: asker.login_id,
+        session_id: asker.session_id,
+        client: asker.trace.client,
+    };
+    let response = Json(response(issued, api.service.endpoint(), api.service.now()));
+    Ok((Extension(handed_out), [(header::CACHE_CONTROL, "no-store")], response))
 }
 
 fn wanted(request: TokenRequest) -> Result<Wanted, Problem> {

@@ -167,7 +167,7 @@ pub(super) async fn ensure_users(
             Err(error) => {
                 let problem = Problem::from(error);
                 let (_, code, _) = problem.code.describe();
-                problem.log();
+                problem.log(None);
                 ResolvedUser { query, user: None, problem: Some(code.to_owned()) }
             }
         }

@@ -1,0 +1,23 @@
+-- POST /token with one login after the other; what came of it is one line of JSON.
+local requests, next_request = {}, 0
+
+function init(args)
+   for login in io.lines(args[1]) do
+      local headers = { ["Authorization"] = "Bearer " .. login, ["Content-Length"] = "0" }
+      requests[#requests + 1] = wrk.format("POST", "/token", headers)
+   end
+   next_request = tonumber(args[2] or "0")
+end
+
+function request()
+   next_request = next_request % #requests + 1
+   return requests[next_request]
+end
+
+function done(summary, latency, _)
+   local errors = summary.errors
+   io.write(string.format(
+      'RESULT {"requests":%d,"duration_us":%d,"p99_us":%d,"not_ok":%d,"failed":%d}\n',
+      summary.requests, summary.duration, latency:percentile(99),
+      errors.status, errors.connect + errors.read + errors.write + errors.timeout))
+end
