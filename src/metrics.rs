@@ -54,8 +54,8 @@ impl Default for Metrics {
             metrics.tokens.clone(),
         );
         registry.register(
-            "stored_tokens_unopened",
-            "Stored tokens that no sealing key opened",
+            "kept_tokens_unopened",
+            "Kept tokens of users that no sealing key opened",
             metrics.unopened.clone(),
         );
         registry.register_with_unit(
@@ -88,8 +88,8 @@ impl Metrics {
         self.tokens.get_or_create(&[("how", how)]).inc();
     }
 
-    /// Counts a stored token that no sealing key opened.
-    pub fn token_unopened(&self) {
+    /// Counts a user's kept tokens that no sealing key opened.
+    pub fn tokens_unopened(&self) {
         self.unopened.inc();
     }
 
@@ -151,7 +151,7 @@ mod tests {
             r#"vendor_tokens_handed_out_total{how="reused"} 2"#,
             r#"vendor_upstream_call_seconds_count{operation="issue",outcome="throttled"} 1"#,
             r#"vendor_request_seconds_bucket{le="0.001",route="/token",status="200"} 1"#,
-            "vendor_stored_tokens_unopened_total 0",
+            "vendor_kept_tokens_unopened_total 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -2,7 +2,7 @@
 //!
 //! The first key seals, every key opens, so that keys can be replaced without losing what the old ones sealed.
 //! The nonce is random: 192 bits never repeat by chance (draft-irtf-cfrg-xchacha-03, section 2.1).
-//! What a sealed text is about is authenticated with it, so that one moved to another row, or given another time, stays shut.
+//! What a sealed text is about is authenticated with it, so that one moved to another row stays shut.
 
 use std::fmt;
 
@@ -152,29 +152,26 @@ impl Key {
     }
 }
 
-/// What a sealed token is about: the row it belongs to, and until when it is good.
+/// What sealed tokens are about: the row they belong to, and what it was when they were minted.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
-    /// Whose token it is, in our words.
+    /// Whose tokens they are, in our words.
     pub user: &'a str,
-    /// Its scopes, canonical.
-    pub scopes: &'a str,
-    /// The generation it was authorised under.
+    /// Whose they are, in ACS's words.
+    pub identity: &'a str,
+    /// The generation that they were authorised under.
     pub generation: i64,
-    /// When it ends, in milliseconds since 1970.
-    pub expires_at_ms: i64,
 }
 
 impl About<'_> {
     /// Writes the parts so that no two different ones look alike: texts after their lengths.
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(128);
-        for text in ["issued_tokens", self.user, self.scopes] {
+        let mut bytes = Vec::with_capacity(192);
+        for text in ["users.kept_tokens", self.user, self.identity] {
             bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
             bytes.extend_from_slice(text.as_bytes());
         }
         bytes.extend_from_slice(&self.generation.to_be_bytes());
-        bytes.extend_from_slice(&self.expires_at_ms.to_be_bytes());
         bytes
     }
 }
@@ -185,7 +182,7 @@ mod tests {
 
     const A: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
     const B: &str = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
-    const ABOUT: About<'static> = About { user: "u_1", scopes: "chat,voip", generation: 7, expires_at_ms: 9 };
+    const ABOUT: About<'static> = About { user: "u_1", identity: "8:acs:1_2", generation: 7 };
 
     fn ring(keys: &[&str]) -> KeyRing {
         KeyRing::parse(keys.iter().copied()).unwrap()
@@ -215,10 +212,9 @@ mod tests {
         let sealed = ring(&[A]).seal("secret", &ABOUT).unwrap();
         for other in [
             About { user: "u_2", ..ABOUT },
-            About { user: "u_1chat,voip", scopes: "", ..ABOUT },
-            About { scopes: "chat", ..ABOUT },
+            About { user: "u_18:acs:1_2", identity: "", ..ABOUT },
+            About { identity: "8:acs:1_3", ..ABOUT },
             About { generation: 8, ..ABOUT },
-            About { expires_at_ms: 10, ..ABOUT },
         ] {
             assert_eq!(ring(&[A]).open(sealed.clone(), &other).unwrap_err(), OpenError, "{other:?}");
         }

@@ -32,7 +32,7 @@ pub use fences::Fence;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};
 pub use operations::{Completion, Failure, NewOperation};
-pub use tokens::{SealedToken, StoredToken};
+pub use tokens::{KeptTokens, Reusable};
 pub use users::UserFilter;
 
 /// Runs one body on whichever pool is open.

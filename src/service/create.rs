@@ -12,6 +12,7 @@ use super::{
     Error, Service,
     issue::{Asker, Issued, Terms, event},
     mint::{issued, minted, trace},
+    reuse::Owner,
     upstream,
 };
 use crate::{
@@ -101,7 +102,8 @@ impl Service {
         let (about, kept) = match (&token, terms) {
             (Some(token), Some(terms)) => {
                 let trace = trace(token, claim.generation, &terms.scopes);
-                let kept = self.seal(&claim.user, token, &trace);
+                let owner = Owner { user: &claim.user, acs_id: &acs_id, generation: claim.generation };
+                let kept = self.keep(owner, None, token, &trace);
                 (minted(asker, &claim.user, &acs_id, trace), kept)
             }
             _ => (Event { acs_id: Some(acs_id.clone()), ..event(Action::IdentityBound, asker, &claim.user) }, None),

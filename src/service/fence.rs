@@ -107,7 +107,7 @@ impl Service {
     async fn refuse_superseded(&self, user: &UserRef, login: &Login) -> Result<(), Error> {
         let now = self.clock.now();
         match self.store.find_user(user, now).await? {
-            Some(row) => self.refuse_old_login(&row, login.time, now),
+            Some(row) => self.refuse_old_login(row.logins_valid_from, login.time, now),
             None => Ok(()),
         }
     }

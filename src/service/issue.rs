@@ -1,4 +1,4 @@
-//! Issuing: read once as the authorisation, then reuse what is stored, or mint at ACS and hand out only what is still right.
+//! Issuing: read once as the authorisation, then reuse what was kept, or mint at ACS and hand out only what is still right.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Error, Service, floor_to_second, settle::PULL_PAUSE};
+use super::{Error, Service, floor_to_second, reuse::Owner, settle::PULL_PAUSE};
 use crate::{
     auth::Login,
     domain::{
@@ -16,7 +16,6 @@ use crate::{
         token::{AccessToken, Lifetime},
         user::{AcsId, State, User, UserId, UserRef},
     },
-    store::StoredToken,
 };
 
 /// How often a token that ACS minted may turn out to be fenced before the request is sent away.
@@ -76,9 +75,9 @@ pub enum How {
     Minted,
     /// ACS made it for another request that wanted the same at the same moment.
     Shared,
-    /// It was stored, and has enough of its life left.
+    /// It was kept, and has enough of its life left.
     Reused,
-    /// It was stored and is nearly over, but no new one could be had.
+    /// It was kept and is nearly over, but no new one could be had.
     Stale,
 }
 
@@ -125,8 +124,8 @@ pub(super) struct Terms {
 
 /// What the read entitles to.
 pub(super) enum Authorised {
-    /// There is an identity, and perhaps a token that was stored for it.
-    Identity { user: User, acs_id: AcsId, stored: Option<StoredToken> },
+    /// There is an identity, and perhaps tokens that were kept for it, sealed.
+    Identity { user: User, acs_id: AcsId, kept: Option<Vec<u8>> },
     /// There is none: create it, over this row if there is one.
     Create(Option<User>),
 }
@@ -150,15 +149,19 @@ impl Service {
     }
 
     async fn issue_on(self: &Arc<Self>, asker: &Asker, terms: &Terms) -> Result<Issued, Error> {
+        if let Some(issued) = self.reuse(asker, terms).await? {
+            return Ok(issued);
+        }
         let deadline = self.deadline();
         let mut thrown_away = 0;
         loop {
-            let issued = match self.authorise(asker, Some(terms), deadline).await? {
-                Authorised::Identity { user, acs_id, stored } => {
+            let issued = match self.authorise(asker, deadline).await? {
+                Authorised::Identity { user, acs_id, kept } => {
+                    let owner = Owner { user: &user.id, acs_id: &acs_id, generation: user.generation };
                     let margin = self.settings.reuse_margin;
-                    match stored.and_then(|stored| self.open(&user, &acs_id, stored, terms, margin)) {
+                    match kept.clone().and_then(|kept| self.pick(owner, kept, terms, margin)) {
                         Some(issued) => Some(issued),
-                        None => self.mint(asker, user, acs_id, terms, deadline).await?,
+                        None => self.mint(asker, user, acs_id, kept, terms, deadline).await?,
                     }
                 }
                 Authorised::Create(read) => self.create(asker, read, terms, deadline).await?,
@@ -185,19 +188,12 @@ impl Service {
     }
 
     /// Reads the mapping until it says what to do; whoever waited reads again, so that no decision is older than the read.
-    ///
-    /// Without terms nothing is to be handed out.
-    pub(super) async fn authorise(
-        self: &Arc<Self>,
-        asker: &Asker,
-        terms: Option<&Terms>,
-        deadline: Instant,
-    ) -> Result<Authorised, Error> {
+    pub(super) async fn authorise(self: &Arc<Self>, asker: &Asker, deadline: Instant) -> Result<Authorised, Error> {
         let mut look = FIRST_LOOK;
         let mut next_pull = Instant::now();
         loop {
             let now = self.clock.now();
-            let Some((user, stored)) = self.read(&asker.user, terms, now).await? else {
+            let Some((user, kept)) = self.read(&asker.user, now).await? else {
                 let is_too_old = asker.login_time.is_some_and(|login| login < self.forgotten(now));
                 return match asker.user {
                     UserRef::Id(_) => Err(Error::NotFound),
@@ -215,7 +211,7 @@ impl Service {
             let being_created = user.claimed_until.is_some_and(|until| now <= until);
             if !being_created && !user.held {
                 return Ok(match user.acs_id.clone() {
-                    Some(acs_id) => Authorised::Identity { user, acs_id, stored },
+                    Some(acs_id) => Authorised::Identity { user, acs_id, kept },
                     None => Authorised::Create(Some(user)),
                 });
             }
@@ -227,19 +223,37 @@ impl Service {
         }
     }
 
+    /// Reads a mapping, with its kept tokens where tokens are kept: the one statement that authorises.
+    pub(super) async fn read(
+        &self,
+        user: &UserRef,
+        now: DateTime<Utc>,
+    ) -> Result<Option<(User, Option<Vec<u8>>)>, Error> {
+        if self.keeps_tokens() {
+            Ok(self.store.find_user_and_tokens(user, now).await?)
+        } else {
+            Ok(self.store.find_user(user, now).await?.map(|user| (user, None)))
+        }
+    }
+
     pub(super) fn refuse(&self, user: &User, asker: &Asker, now: DateTime<Utc>) -> Result<(), Error> {
         if user.blocked_at.is_some() {
             return Err(Error::UserBlocked);
         }
         if let Some(login) = asker.login_time {
-            self.refuse_old_login(user, login, now)?;
+            self.refuse_old_login(user.logins_valid_from, login, now)?;
         }
         if user.state == State::Deleting { Err(Error::UserDeleting) } else { Ok(()) }
     }
 
     /// Refuses a login from before the user's last revocation.
-    pub(super) fn refuse_old_login(&self, user: &User, login: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), Error> {
-        let since = user.logins_valid_from.map_or(self.forgotten(now), |since| since.max(self.forgotten(now)));
+    pub(super) fn refuse_old_login(
+        &self,
+        valid_from: Option<DateTime<Utc>>,
+        login: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let since = valid_from.map_or(self.forgotten(now), |since| since.max(self.forgotten(now)));
         // Floor, so that a login made in the same second after a revocation gets in.
         if floor_to_second(login) < floor_to_second(since) {
             return Err(Error::LoginSuperseded { max_age: (now - since).to_std().unwrap_or_default() });

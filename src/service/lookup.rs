@@ -88,7 +88,7 @@ impl Service {
                     (None, _) => {}
                 }
             }
-            match self.authorise(asker, None, deadline).await? {
+            match self.authorise(asker, deadline).await? {
                 Authorised::Identity { user, acs_id, .. } => return Ok(Ensured { user, acs_id }),
                 Authorised::Create(read) => drop(self.create_bare(asker, read, deadline).await?),
             }

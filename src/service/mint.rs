@@ -8,6 +8,7 @@ use super::{
     Error, Service,
     flight::FlightKey,
     issue::{Asker, How, Issued, Terms, event},
+    reuse::Owner,
 };
 use crate::domain::{
     audit::{Action, Event, TokenTrace},
@@ -23,6 +24,7 @@ impl Service {
         asker: &Asker,
         user: User,
         acs_id: AcsId,
+        kept: Option<Vec<u8>>,
         terms: &Terms,
         deadline: Instant,
     ) -> Result<Option<Issued>, Error> {
@@ -35,7 +37,7 @@ impl Service {
         };
         let begin = || {
             let (service, asker, terms) = (Arc::clone(self), asker.clone(), terms.clone());
-            async move { service.mint_and_record(&asker, &user, acs_id, &terms, deadline).await }
+            async move { service.mint_and_record(&asker, &user, acs_id, kept, &terms, deadline).await }
         };
         let (flight, joined) = self.flights.join(key, &self.detached, begin);
         // A flight ends by the deadline of whoever began it, which is before that of whoever joined.
@@ -48,6 +50,7 @@ impl Service {
         asker: &Asker,
         user: &User,
         acs_id: AcsId,
+        kept: Option<Vec<u8>>,
         terms: &Terms,
         deadline: Instant,
     ) -> Result<Option<Issued>, Error> {
@@ -55,7 +58,8 @@ impl Service {
         let token = self.upstream.issue(&acs_id, &terms.scopes, terms.lifetime, deadline).await?;
         let trace = trace(&token, user.generation, &terms.scopes);
         let event = minted(asker, &user.id, &acs_id, trace.clone());
-        let kept = if may_keep { self.seal(&user.id, &token, &trace) } else { None };
+        let owner = Owner { user: &user.id, acs_id: &acs_id, generation: user.generation };
+        let kept = if may_keep { self.keep(owner, kept, &token, &trace) } else { None };
         let now = self.clock.now();
         let still_right = self.store.record_mint(user, &acs_id, &trace, &event, kept.as_ref(), now).await?;
         Ok(still_right.then(|| issued(token, trace, terms, user.id.clone(), acs_id)))

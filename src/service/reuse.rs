@@ -1,11 +1,14 @@
-//! Reuse: a token that was stored when it was minted is handed out again while enough of its life is left.
+//! Reuse: a token that was kept when it was minted is handed out again while enough of its life is left.
 //!
-//! Storing needs a sealing key. A stored token is only ever read together with its user's row, in one statement, so what
-//! ends it (a fence, another generation, another identity) ends its reuse in the same instant.
+//! Keeping needs a sealing key. Kept tokens stand in their user's row and are only ever read together with it, in one
+//! statement, so what ends them (a fence, another generation, another identity) ends their reuse in the same instant.
+//! One is kept for each set of scopes.
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Error, Service,
@@ -15,74 +18,123 @@ use crate::{
     domain::{
         audit::{Action, Event, TokenTrace},
         token::{AccessToken, IssuedToken},
-        user::{AcsId, User, UserId, UserRef},
+        user::{AcsId, UserId},
     },
-    seal::About,
-    store::{SealedToken, StoredToken},
+    seal::{About, OpenError},
+    store::{KeptTokens, Reusable},
 };
 
 /// What a token must have left to be better than an error: clients of ACS give up on less.
 const LEAST_LEFT: Duration = Duration::from_mins(2);
 /// Lifetimes are whole minutes, so a token may seem to live up to one longer than was asked, by a clock that is behind.
 const CLOCK_SLACK: Duration = Duration::from_mins(1);
+/// For how many sets of scopes a user's tokens are kept.
+const MOST_KEPT: usize = 8;
+
+/// Whose tokens are kept, as the row was read.
+#[derive(Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub(super) user: &'a UserId,
+    pub(super) acs_id: &'a AcsId,
+    pub(super) generation: i64,
+}
+
+/// One token, as it is written before it is sealed.
+#[derive(Serialize, Deserialize)]
+struct Kept<'a> {
+    scopes: &'a str,
+    token: &'a str,
+    fingerprint: &'a str,
+    made_with: &'a str,
+    expires_at_ms: i64,
+}
 
 impl Service {
-    /// Reads a mapping, with the stored token for the terms where tokens are stored: the one statement that authorises.
-    pub(super) async fn read(
-        &self,
-        user: &UserRef,
-        terms: Option<&Terms>,
-        now: DateTime<Utc>,
-    ) -> Result<Option<(User, Option<StoredToken>)>, Error> {
-        match terms {
-            Some(terms) if !self.settings.sealing_keys.is_empty() => {
-                Ok(self.store.find_user_and_token(user, &terms.scopes.to_string(), now).await?)
-            }
-            _ => Ok(self.store.find_user(user, now).await?.map(|user| (user, None))),
-        }
+    /// Tells whether tokens are kept.
+    pub(super) fn keeps_tokens(&self) -> bool {
+        !self.settings.sealing_keys.is_empty()
     }
 
-    /// Opens a stored token, if it fits: enough of its life is left, no more than was asked, and its key is still ours.
-    pub(super) fn open(
-        &self,
-        user: &User,
-        acs_id: &AcsId,
-        stored: StoredToken,
-        terms: &Terms,
-        margin: Duration,
-    ) -> Option<Issued> {
-        let left = (stored.expires_at - self.clock.now()).to_std().ok()?;
-        let fits = left > margin && left < terms.lifetime.duration() + CLOCK_SLACK;
-        if !fits || !self.upstream.has_credential(&stored.made_with) {
-            return None;
+    /// Hands a kept token out where nothing stands in the way, by a single read.
+    pub(super) async fn reuse(&self, asker: &Asker, terms: &Terms) -> Result<Option<Issued>, Error> {
+        if !self.keeps_tokens() {
+            return Ok(None);
         }
+        let now = self.clock.now();
+        let Some(found) = self.store.find_reusable(&asker.user, now).await? else { return Ok(None) };
+        let Reusable { user, acs_id, generation, logins_valid_from, kept } = found;
+        if let Some(login) = asker.login_time {
+            self.refuse_old_login(logins_valid_from, login, now)?;
+        }
+        let owner = Owner { user: &user, acs_id: &acs_id, generation };
+        Ok(self.pick(owner, kept, terms, self.settings.reuse_margin))
+    }
+
+    /// Picks the kept token that fits: enough of its life is left, no more than was asked, and its key is still ours.
+    pub(super) fn pick(&self, owner: Owner<'_>, sealed: Vec<u8>, terms: &Terms, margin: Duration) -> Option<Issued> {
+        let opened = self.open(owner, sealed).ok()?;
         let scopes = terms.scopes.to_string();
-        let about = about(&user.id, &scopes, user.generation, stored.expires_at);
-        let Ok(token) = self.settings.sealing_keys.open(stored.sealed, &about) else {
-            self.metrics.token_unopened();
-            tracing::info!(user = %user.id, "no sealing key opens the stored token: another is minted");
-            return None;
-        };
-        Some(Issued {
-            token: AccessToken::from(token),
-            fingerprint: stored.fingerprint,
-            expires_on: stored.expires_at,
+        let kept = read(&opened).into_iter().find(|kept| kept.scopes == scopes)?;
+        let expires_on = DateTime::from_timestamp_millis(kept.expires_at_ms)?;
+        let left = (expires_on - self.clock.now()).to_std().ok()?;
+        let fits = left > margin && left < terms.lifetime.duration() + CLOCK_SLACK;
+        (fits && self.upstream.has_credential(kept.made_with)).then(|| Issued {
+            token: AccessToken::new(kept.token.to_owned()),
+            fingerprint: kept.fingerprint.to_owned(),
+            expires_on,
             scopes: terms.scopes.clone(),
-            generation: user.generation,
-            user: user.id.clone(),
-            acs_id: acs_id.clone(),
+            generation: owner.generation,
+            user: owner.user.clone(),
+            acs_id: owner.acs_id.clone(),
             how: How::Reused,
         })
     }
 
-    /// Finds a stored token that is nearly over, for when no new one can be had; by a read of its own, which authorises anew.
+    /// Finds a kept token that is nearly over, for when no new one can be had; by a read of its own, which authorises anew.
     pub(super) async fn stale(self: &Arc<Self>, asker: &Asker, terms: &Terms) -> Result<Option<Issued>, Error> {
         let now = self.clock.now();
-        let Some((user, Some(stored))) = self.read(&asker.user, Some(terms), now).await? else { return Ok(None) };
+        let Some((user, Some(kept))) = self.read(&asker.user, now).await? else { return Ok(None) };
         self.refuse(&user, asker, now)?;
-        let Some(acs_id) = user.acs_id.clone().filter(|_| !user.held) else { return Ok(None) };
-        let issued = self.open(&user, &acs_id, stored, terms, LEAST_LEFT);
+        let Some(acs_id) = user.acs_id.as_ref().filter(|_| !user.held) else { return Ok(None) };
+        let owner = Owner { user: &user.id, acs_id, generation: user.generation };
+        let issued = self.pick(owner, kept, terms, LEAST_LEFT);
         Ok(issued.map(|issued| Issued { how: How::Stale, ..issued }))
+    }
+
+    /// Seals a token together with those that were kept before; `None` where tokens are not kept.
+    pub(super) fn keep(
+        &self,
+        owner: Owner<'_>,
+        before: Option<Vec<u8>>,
+        token: &IssuedToken,
+        trace: &TokenTrace,
+    ) -> Option<KeptTokens> {
+        if !self.keeps_tokens() {
+            return None;
+        }
+        let opened = before.and_then(|sealed| {
+            let opened = self.open(owner, sealed);
+            if opened.is_err() {
+                self.metrics.tokens_unopened();
+                tracing::info!(user = %owner.user, "no sealing key opens the kept tokens: the new one takes their place");
+            }
+            opened.ok()
+        });
+        let now_ms = self.clock.now().timestamp_millis();
+        let is_good = |kept: &Kept<'_>| kept.scopes != trace.scopes && kept.expires_at_ms > now_ms;
+        let others = opened.iter().flat_map(read).filter(is_good);
+        let new = Kept {
+            scopes: &trace.scopes,
+            token: token.token.expose(),
+            fingerprint: &trace.fingerprint,
+            made_with: token.made_with.as_str(),
+            expires_at_ms: token.expires_on.timestamp_millis(),
+        };
+        let kept: Vec<_> = std::iter::once(new).chain(others).take(MOST_KEPT).collect();
+        let last_ms = kept.iter().map(|kept| kept.expires_at_ms).max()?;
+        let text = SecretString::from(serde_json::to_string(&kept).ok()?);
+        let sealed = self.settings.sealing_keys.seal(text.expose_secret(), &about(owner))?;
+        Some(KeptTokens { sealed, until: DateTime::<Utc>::from_timestamp_millis(last_ms)? })
     }
 
     /// Leaves the audit row of a token that an operator got without a mint of its own; a user who gets their own token
@@ -102,14 +154,16 @@ impl Service {
         Ok(self.store.append_audit(&event, self.clock.now()).await?)
     }
 
-    /// Seals a token for being stored; `None` where tokens are not stored.
-    pub(super) fn seal(&self, user: &UserId, token: &IssuedToken, trace: &TokenTrace) -> Option<SealedToken> {
-        let about = about(user, &trace.scopes, trace.generation, token.expires_on);
-        let sealed = self.settings.sealing_keys.seal(token.token.expose(), &about)?;
-        Some(SealedToken { sealed, made_with: token.made_with.as_str().to_owned() })
+    fn open(&self, owner: Owner<'_>, sealed: Vec<u8>) -> Result<SecretString, OpenError> {
+        self.settings.sealing_keys.open(sealed, &about(owner))
     }
 }
 
-fn about<'a>(user: &'a UserId, scopes: &'a str, generation: i64, expires_at: DateTime<Utc>) -> About<'a> {
-    About { user: user.as_str(), scopes, generation, expires_at_ms: expires_at.timestamp_millis() }
+/// Reads what was sealed; what cannot be read is as good as nothing.
+fn read(opened: &SecretString) -> Vec<Kept<'_>> {
+    serde_json::from_str(opened.expose_secret()).unwrap_or_default()
+}
+
+fn about<'a>(owner: Owner<'a>) -> About<'a> {
+    About { user: owner.user.as_str(), identity: owner.acs_id.as_str(), generation: owner.generation }
 }

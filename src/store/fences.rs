@@ -1,7 +1,7 @@
 //! Fences: the one write behind revoke, block and delete, on a mapping that is locked.
 //!
-//! The lock comes first, then the stored tokens, then the operation: whoever mints or binds meanwhile waits for the row
-//! and finds another generation.
+//! The lock comes first, then the row with its kept tokens, then the operation: whoever mints or binds meanwhile waits for
+//! the row and finds another generation.
 
 use chrono::{DateTime, Utc};
 
@@ -10,12 +10,10 @@ use crate::domain::user::{State, User};
 
 const WRITE: &str = "
     UPDATE users SET generation = generation + 1, updated_at = $1, logins_valid_from = $2, blocked_at = $3,
-           block_reason = COALESCE($4, block_reason), state = $5,
+           block_reason = COALESCE($4, block_reason), state = $5, kept_tokens = NULL, kept_until = NULL,
            claim_id = CASE WHEN $6 THEN NULL ELSE claim_id END,
            claimed_until = CASE WHEN $6 THEN NULL ELSE claimed_until END
     WHERE id = $7";
-
-const DROP_TOKENS: &str = "DELETE FROM issued_tokens WHERE user_id = $1";
 
 const UNBLOCK: &str = "UPDATE users SET blocked_at = NULL, block_reason = NULL, updated_at = $1 WHERE id = $2";
 
@@ -51,7 +49,6 @@ impl Tx {
                 .bind(fence.ends_claim)
                 .bind(user.id.as_str())
         )?;
-        execute!(self, sqlx::query(DROP_TOKENS).bind(user.id.as_str()))?;
         Ok(())
     }
 

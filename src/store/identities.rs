@@ -7,7 +7,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, NewOperation, SealedToken, Store, Tx, execute, on_pool, on_tx};
+use super::{Error, KeptTokens, NewOperation, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{
     audit::{Action, Event, TokenTrace},
     operation::Kind,
@@ -38,12 +38,16 @@ const RELEASE: &str = "
 /// The time of the last mint never moves back: a slow mint with an older time must not shorten a revocation's wait.
 const RECORD_MINT: &str = "
     UPDATE users SET last_minted_at = CASE WHEN last_minted_at > $1 THEN last_minted_at ELSE $1 END,
-           tokens_expire_at = CASE WHEN tokens_expire_at > $2 THEN tokens_expire_at ELSE $2 END
+           tokens_expire_at = CASE WHEN tokens_expire_at > $2 THEN tokens_expire_at ELSE $2 END,
+           kept_tokens = COALESCE($6, kept_tokens), kept_until = COALESCE($7, kept_until)
     WHERE id = $3 AND generation = $4 AND acs_id = $5 AND state = 'active' AND blocked_at IS NULL
       AND (held_until IS NULL OR held_until <= $1)
       AND NOT EXISTS (
           SELECT 1 FROM operations o
           WHERE o.user_id = users.id AND o.acs_id = users.acs_id AND o.kind = 'revoke' AND o.completed_at IS NULL)";
+
+/// The first token of an identity, in the transaction that bound it.
+const KEEP: &str = "UPDATE users SET kept_tokens = $1, kept_until = $2 WHERE id = $3";
 
 const IMPORT: &str = "
     UPDATE users SET state = 'active', acs_id = $1, resource = $2, updated_at = $3 WHERE id = $4 AND state = 'unbound'";
@@ -170,7 +174,7 @@ impl Store {
         resource: &str,
         acs_id: &AcsId,
         about: &Event,
-        kept: Option<&SealedToken>,
+        kept: Option<&KeptTokens>,
         now: DateTime<Utc>,
     ) -> Result<Bound, Error> {
         let token = about.token.as_ref();
@@ -194,11 +198,12 @@ impl Store {
             if generation != claim.generation || blocked_at.is_some() {
                 Bound::ButFenced
             } else {
-                if let Some(token) = token {
+                if token.is_some() {
                     tx.append_audit(about, now).await?;
-                    if let Some(kept) = kept {
-                        tx.keep_token(&claim.user, kept, token, now).await?;
-                    }
+                }
+                if let Some(kept) = kept {
+                    let (sealed, day) = (&kept.sealed, kept.last_day());
+                    execute!(&mut tx, sqlx::query(KEEP).bind(sealed).bind(day).bind(claim.user.as_str()))?;
                 }
                 Bound::AndCurrent
             }
@@ -249,7 +254,7 @@ impl Store {
         acs_id: &AcsId,
         token: &TokenTrace,
         event: &Event,
-        kept: Option<&SealedToken>,
+        kept: Option<&KeptTokens>,
         now: DateTime<Utc>,
     ) -> Result<bool, Error> {
         let mut tx = self.begin().await?;
@@ -261,14 +266,13 @@ impl Store {
                 .bind(read.id.as_str())
                 .bind(read.generation)
                 .bind(acs_id.as_str())
+                .bind(kept.map(|kept| &kept.sealed))
+                .bind(kept.map(KeptTokens::last_day))
         )?;
         if updated == 0 {
             return Ok(false);
         }
         tx.append_audit(event, now).await?;
-        if let Some(kept) = kept {
-            tx.keep_token(&read.id, kept, token, now).await?;
-        }
         tx.commit().await?;
         Ok(true)
     }

@@ -1,78 +1,104 @@
-//! Tokens that are kept for reuse: one for each user and set of scopes, sealed by whoever keeps them.
+//! Tokens that are kept for reuse: sealed, in their user's row, so that whatever changes the one changes the other.
 //!
-//! They are written in the transaction that hands the token out, under the user's row lock, and dropped by every fence.
+//! They are written by the statements that permit a token to leave the house, and dropped by every fence.
 
 use chrono::{DateTime, Utc};
 
-use super::{Error, Store, Tx, execute, on_pool, on_tx};
-use crate::domain::{audit::TokenTrace, user::UserId};
+use super::{Error, Store, on_pool};
+use crate::domain::user::{AcsId, AppUser, UserId, UserRef};
 
-const KEEP: &str = "
-    INSERT INTO issued_tokens (user_id, scopes, generation, acs_key, sealed, fingerprint, issued_at, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-    ON CONFLICT (user_id, scopes) DO UPDATE
-    SET generation = excluded.generation, acs_key = excluded.acs_key, sealed = excluded.sealed,
-        fingerprint = excluded.fingerprint, issued_at = excluded.issued_at, expires_at = excluded.expires_at";
-
-const PURGE: &str = "
-    DELETE FROM issued_tokens WHERE (user_id, scopes) IN (
-        SELECT user_id, scopes FROM issued_tokens WHERE expires_at < $1 LIMIT 1000)";
-
-/// A token to be kept.
-#[derive(Clone, Debug)]
-pub struct SealedToken {
-    /// The token, which only the holder of the sealing key can read.
-    pub sealed: Vec<u8>,
-    /// Which credential of ours at ACS it was made with.
-    pub made_with: String,
+/// Only what may be reused at once: whatever stands in the way leads to the statement that reads everything.
+macro_rules! select_reusable {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, acs_id, generation, logins_valid_from, kept_tokens FROM users
+             WHERE kept_tokens IS NOT NULL AND state = 'active' AND blocked_at IS NULL
+               AND (held_until IS NULL OR held_until <= $1)
+               AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.user_id = users.id AND o.completed_at IS NULL)",
+            $rest
+        )
+    };
 }
 
-/// A token that was kept.
+const FIND_BY_APP_USER: &str = select_reusable!(" AND issuer_key = $2 AND subject = $3");
+const FIND_BY_ID: &str = select_reusable!(" AND id = $2");
+
+const FORGET: &str = "
+    UPDATE users SET kept_tokens = NULL, kept_until = NULL WHERE id IN (
+        SELECT id FROM users WHERE kept_until < $1 LIMIT 1000) AND kept_until < $1";
+
+/// Sealed tokens, and when the last of them is over.
 #[derive(Clone, Debug)]
-pub struct StoredToken {
-    /// The token, which only the holder of the sealing key can read.
+pub struct KeptTokens {
+    /// What only the holder of the sealing key can read.
     pub sealed: Vec<u8>,
-    /// SHA-256 of the token in hexadecimal.
-    pub fingerprint: String,
-    /// Which credential of ours at ACS it was made with.
-    pub made_with: String,
-    /// When it ends.
-    pub expires_at: DateTime<Utc>,
+    /// When the last of them is over.
+    pub until: DateTime<Utc>,
 }
+
+/// A user whose kept tokens may be handed out, as far as the database can tell.
+#[derive(Clone, Debug)]
+pub struct Reusable {
+    /// Our id.
+    pub user: UserId,
+    /// The identity.
+    pub acs_id: AcsId,
+    /// The generation.
+    pub generation: i64,
+    /// Logins from before this whole second get no token.
+    pub logins_valid_from: Option<DateTime<Utc>>,
+    /// The tokens, sealed.
+    pub kept: Vec<u8>,
+}
+
+type Row = (String, String, i64, Option<DateTime<Utc>>, Vec<u8>);
 
 impl Store {
-    /// Forgets tokens that are over; returns how many, at most a thousand.
+    /// Finds the kept tokens of a user of whom nothing stands in the way: this one statement is the authorisation.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer, [`Error::Corrupt`] when the row cannot be read.
+    pub async fn find_reusable(&self, user: &UserRef, now: DateTime<Utc>) -> Result<Option<Reusable>, Error> {
+        let row: Option<Row> = match user {
+            UserRef::Id(id) => {
+                on_pool!(self, |db| sqlx::query_as(FIND_BY_ID).bind(now).bind(id.as_str()).fetch_optional(db).await)?
+            }
+            UserRef::AppUser(AppUser { issuer, subject }) => on_pool!(self, |db| {
+                let query = sqlx::query_as(FIND_BY_APP_USER).bind(now).bind(issuer.as_str()).bind(subject.as_str());
+                query.fetch_optional(db).await
+            })?,
+        };
+        let Some((id, acs_id, generation, logins_valid_from, kept)) = row else { return Ok(None) };
+        let corrupt = |column| Error::Corrupt { table: "users", column, row: id.clone() };
+        Ok(Some(Reusable {
+            user: UserId::parse(&id).map_err(|_| corrupt("id"))?,
+            acs_id: AcsId::parse(&acs_id).map_err(|_| corrupt("acs_id"))?,
+            generation,
+            logins_valid_from,
+            kept,
+        }))
+    }
+
+    /// Forgets kept tokens that are over; returns of how many users, at most a thousand.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn purge_tokens(&self, now: DateTime<Utc>) -> Result<u64, Error> {
-        let purged =
-            on_pool!(self, |db| sqlx::query(PURGE).bind(now).execute(db).await.map(|done| done.rows_affected()))?;
-        Ok(purged)
+    pub async fn forget_tokens(&self, now: DateTime<Utc>) -> Result<u64, Error> {
+        let forgotten = on_pool!(self, |db| {
+            sqlx::query(FORGET).bind(day(now)).execute(db).await.map(|done| done.rows_affected())
+        })?;
+        Ok(forgotten)
     }
 }
 
-impl Tx {
-    /// Keeps a token of a user whose row this transaction has locked.
-    pub(super) async fn keep_token(
-        &mut self,
-        user: &UserId,
-        kept: &SealedToken,
-        token: &TokenTrace,
-        now: DateTime<Utc>,
-    ) -> Result<(), Error> {
-        execute!(
-            self,
-            sqlx::query(KEEP)
-                .bind(user.as_str())
-                .bind(&token.scopes)
-                .bind(token.generation)
-                .bind(&kept.made_with)
-                .bind(&kept.sealed)
-                .bind(&token.fingerprint)
-                .bind(now)
-                .bind(token.expires_at)
-        )?;
-        Ok(())
+/// The day of a time, counted from 1970.
+fn day(time: DateTime<Utc>) -> i64 {
+    time.timestamp().div_euclid(24 * 3600)
+}
+
+impl KeptTokens {
+    /// The day after which they are all over.
+    pub(super) fn last_day(&self) -> i64 {
+        day(self.until)
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, Store, StoredToken, Tx, execute, on_pool, on_tx};
+use super::{Error, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{
     audit::{Action, Actor, Event, Trace},
     user::{AcsId, AppUser, IssuerKey, State, Subject, User, UserId, UserRef},
@@ -15,11 +15,11 @@ use crate::domain::{
 /// identity, or a time that is not yet over.
 macro_rules! select_user {
     ($rest:literal) => {
-        select_user!("", "", $rest)
+        select_user!("", $rest)
     };
-    ($more:literal, $join:literal, $rest:literal) => {
+    ($more:literal, $rest:literal) => {
         concat!(
-            "SELECT id, issuer_key, subject, resource, acs_id, state, blocked_at, users.generation, logins_valid_from,
+            "SELECT id, issuer_key, subject, resource, acs_id, state, blocked_at, generation, logins_valid_from,
                     claimed_until, last_minted_at, no_reuse_before, created_at, updated_at,
                     ((held_until IS NOT NULL AND held_until > $1) OR EXISTS (
                         SELECT 1 FROM operations o
@@ -29,7 +29,6 @@ macro_rules! select_user {
                      ORDER BY o.id LIMIT 1) AS pending_operation",
             $more,
             " FROM users ",
-            $join,
             $rest
         )
     };
@@ -39,21 +38,8 @@ const FIND_BY_APP_USER: &str = select_user!("WHERE issuer_key = $2 AND subject =
 const FIND_BY_ID: &str = select_user!("WHERE id = $2");
 const FIND_BY_ACS_ID: &str = select_user!("WHERE acs_id = $2");
 
-/// The same with the stored token of the user's present generation and the wanted scopes, so that a reuse is one round trip.
-macro_rules! select_user_and_token {
-    ($join:literal, $rest:literal) => {
-        select_user!(", t.sealed, t.fingerprint, t.acs_key AS made_with, t.expires_at", $join, $rest)
-    };
-}
-
-const FIND_WITH_TOKEN_BY_APP_USER: &str = select_user_and_token!(
-    "LEFT JOIN issued_tokens t ON t.user_id = users.id AND t.generation = users.generation AND t.scopes = $4 ",
-    "WHERE issuer_key = $2 AND subject = $3"
-);
-const FIND_WITH_TOKEN_BY_ID: &str = select_user_and_token!(
-    "LEFT JOIN issued_tokens t ON t.user_id = users.id AND t.generation = users.generation AND t.scopes = $3 ",
-    "WHERE id = $2"
-);
+const FIND_WITH_TOKENS_BY_APP_USER: &str = select_user!(", kept_tokens", "WHERE issuer_key = $2 AND subject = $3");
+const FIND_WITH_TOKENS_BY_ID: &str = select_user!(", kept_tokens", "WHERE id = $2");
 
 /// An empty text stands for "any": neither an issuer key nor a subject nor an identity nor a state is ever empty.
 const LIST: &str = select_user!(
@@ -117,34 +103,25 @@ impl Store {
         row.map(User::try_from).transpose()
     }
 
-    /// Reads an app user's mapping as [`Store::find_user`] does, with the token that is stored for these scopes.
+    /// Reads an app user's mapping as [`Store::find_user`] does, with the tokens that are kept, sealed.
     ///
     /// # Errors
     /// As [`Store::find_user`].
-    pub async fn find_user_and_token(
+    pub async fn find_user_and_tokens(
         &self,
         user: &UserRef,
-        scopes: &str,
         now: DateTime<Utc>,
-    ) -> Result<Option<(User, Option<StoredToken>)>, Error> {
-        let row: Option<RowWithToken> = match user {
+    ) -> Result<Option<(User, Option<Vec<u8>>)>, Error> {
+        let row: Option<RowWithTokens> = match user {
             UserRef::Id(id) => on_pool!(self, |db| {
-                let query = sqlx::query_as(FIND_WITH_TOKEN_BY_ID).bind(now).bind(id.as_str()).bind(scopes);
-                query.fetch_optional(db).await
+                sqlx::query_as(FIND_WITH_TOKENS_BY_ID).bind(now).bind(id.as_str()).fetch_optional(db).await
             })?,
             UserRef::AppUser(AppUser { issuer, subject }) => on_pool!(self, |db| {
-                let query = sqlx::query_as(FIND_WITH_TOKEN_BY_APP_USER).bind(now).bind(issuer.as_str());
-                query.bind(subject.as_str()).bind(scopes).fetch_optional(db).await
+                let query = sqlx::query_as(FIND_WITH_TOKENS_BY_APP_USER).bind(now).bind(issuer.as_str());
+                query.bind(subject.as_str()).fetch_optional(db).await
             })?,
         };
-        let Some(RowWithToken { row, sealed, fingerprint, made_with, expires_at }) = row else { return Ok(None) };
-        let token = match (sealed, fingerprint, made_with, expires_at) {
-            (Some(sealed), Some(fingerprint), Some(made_with), Some(expires_at)) => {
-                Some(StoredToken { sealed, fingerprint, made_with, expires_at })
-            }
-            _ => None,
-        };
-        Ok(Some((row.try_into()?, token)))
+        row.map(|RowWithTokens { row, kept_tokens }| Ok((row.try_into()?, kept_tokens))).transpose()
     }
 
     /// Reads the mapping of an identity.
@@ -264,15 +241,12 @@ struct Row {
     updated_at: DateTime<Utc>,
 }
 
-/// A mapping with its stored token, whose columns are null where there is none.
+/// A mapping with its kept tokens.
 #[derive(sqlx::FromRow)]
-struct RowWithToken {
+struct RowWithTokens {
     #[sqlx(flatten)]
     row: Row,
-    sealed: Option<Vec<u8>>,
-    fingerprint: Option<String>,
-    made_with: Option<String>,
-    expires_at: Option<DateTime<Utc>>,
+    kept_tokens: Option<Vec<u8>>,
 }
 
 impl TryFrom<Row> for User {

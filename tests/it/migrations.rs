@@ -58,6 +58,9 @@ fn shape(database: &str) -> BTreeMap<String, Vec<String>> {
             ["CREATE", "TABLE", name, ..] | ["CREATE", "UNLOGGED", "TABLE", name, ..] => {
                 table = Some((*name).to_owned());
             }
+            ["ALTER", "TABLE", name, "ADD", "COLUMN", column, _type] => {
+                tables.get_mut(*name).unwrap().push((*column).to_owned());
+            }
             [");", ..] => table = None,
             ["CREATE", "INDEX" | "UNIQUE", ..] => tables.entry("indexes".into()).or_default().push(words.join(" ")),
             [column, _type, rest @ ..] => {

@@ -1,7 +1,8 @@
-//! Reuse of stored tokens and sharing of mints: never a token that a later decision ended.
+//! Reuse of kept tokens and sharing of mints: never a token that a later decision ended.
 
 use std::time::Duration;
 
+use acs_token_vendor::store::{Settings, Store};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -12,7 +13,8 @@ const ROTATED: &str = "[tokens]\nsealing_keys = [\"QkJCQkJCQkJCQkJCQkJCQkJCQkJCQ
                        \"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\"]";
 const OTHER_KEY: &str = "[tokens]\nsealing_keys = \"QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=\"";
 
-const STORED: &str = "SELECT COUNT(*) FROM issued_tokens";
+const KEPT: &str = "SELECT COUNT(*) FROM users WHERE kept_tokens IS NOT NULL OR kept_until IS NOT NULL";
+const DROP: &str = "UPDATE users SET kept_tokens = NULL, kept_until = NULL";
 
 async fn issues(app: &TestApp) -> u64 {
     app.acs.stats().await["calls"]["issue"].as_u64().unwrap()
@@ -23,7 +25,7 @@ fn minutes(minutes: u64) -> Duration {
 }
 
 on_each_database! {
-    async fn stored_token_is_handed_out_again_by_every_replica(database) {
+    async fn kept_token_is_handed_out_again_by_every_replica(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         let login = app.issuer.login("alice");
         let first = app.token(&login, None).await;
@@ -37,11 +39,11 @@ on_each_database! {
         assert_eq!(app.acs.introspect(&first.token()).await["active"], true);
     }
 
-    async fn without_a_sealing_key_nothing_is_stored(database) {
+    async fn without_a_sealing_key_nothing_is_kept(database) {
         let app = TestApp::start(&database).await;
         let login = app.issuer.login("alice");
         assert_ne!(app.token(&login, None).await.token(), app.token(&login, None).await.token());
-        assert_eq!(database.count(STORED).await, 0);
+        assert_eq!(database.count(KEPT).await, 0);
     }
 
     async fn other_scopes_get_a_token_of_their_own(database) {
@@ -53,7 +55,7 @@ on_each_database! {
         assert_ne!(chat, both);
         assert_eq!(ask(&["chat"]).await.token(), chat);
         assert_eq!(ask(&["voip", "chat"]).await.token(), both, "the order does not matter");
-        assert_eq!((issues(&app).await, database.count(STORED).await), (1, 2));
+        assert_eq!(issues(&app).await, 1);
     }
 
     async fn token_is_not_reused_within_the_margin(database) {
@@ -79,7 +81,7 @@ on_each_database! {
         assert_eq!(ask(120).await, short, "what has less left than was asked will do");
     }
 
-    /// Promise 3: whatever takes access away takes the stored tokens with it.
+    /// Promise 3: whatever takes access away takes the kept tokens with it.
     async fn fenced_tokens_are_never_reused(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         for (subject, method, path) in [
@@ -90,7 +92,7 @@ on_each_database! {
             let old = app.token(&app.issuer.login(subject), None).await.token();
             app.clock.advance(Duration::from_secs(10));
             assert_eq!(app.ops(method, path, None).await.status, StatusCode::OK);
-            assert_eq!(database.count(STORED).await, 0);
+            assert_eq!(database.count(KEPT).await, 0);
             app.clock.advance(Duration::from_secs(10));
             if subject == "bert" {
                 app.ops(Method::POST, "/users/test:bert/unblock", None).await;
@@ -99,7 +101,7 @@ on_each_database! {
             assert_ne!(new.token(), old);
             assert_eq!(app.acs.introspect(&new.token()).await["active"], true);
             assert_eq!(app.token(&app.issuer.login(subject), None).await.token(), new.token());
-            database.execute("DELETE FROM issued_tokens").await;
+            database.execute(DROP).await;
         }
     }
 
@@ -138,36 +140,43 @@ on_each_database! {
         let without = app.another_with(OTHER_KEY).await;
         let second = without.token(&login, None).await.token();
         assert_ne!(second, first, "what no key opens is minted anew");
-        assert_eq!(without.metric("vendor_stored_tokens_unopened_total").await, 1);
+        assert_eq!(without.metric("vendor_kept_tokens_unopened_total").await, 1);
         assert_eq!(rotated.token(&login, None).await.token(), second);
     }
 
     /// Promise 7, and who can write to the database still cannot swap tokens.
-    async fn stored_tokens_are_sealed_to_their_row(database) {
+    async fn kept_tokens_are_sealed_to_their_row(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         let (alice, bob) = (app.issuer.login("alice"), app.issuer.login("bob"));
         let token = app.token(&alice, None).await.token();
         app.token(&bob, None).await.token();
-        let sealed: Vec<u8> = database.bytes("SELECT sealed FROM issued_tokens ORDER BY user_id LIMIT 1").await;
+        let sealed: Vec<u8> = database.bytes("SELECT kept_tokens FROM users ORDER BY id LIMIT 1").await;
         let secret = token.rsplit('.').next().unwrap().as_bytes();
         assert!(sealed.len() > token.len() && !sealed.windows(secret.len()).any(|part| part == secret));
-        database.execute("UPDATE issued_tokens SET sealed = (SELECT sealed FROM issued_tokens ORDER BY user_id LIMIT 1)").await;
+        database.execute("UPDATE users SET kept_tokens = (SELECT kept_tokens FROM users ORDER BY id LIMIT 1)").await;
         assert_ne!(app.token(&bob, None).await.token(), token);
         assert_eq!(app.token(&alice, None).await.token(), token);
-        let later = app.clock.now() + minutes(59);
-        database.execute_at("UPDATE issued_tokens SET expires_at = $1", later).await;
-        assert_ne!(app.token(&alice, None).await.token(), token, "its end is sealed with it");
     }
 
-    /// A revocation whose answer was lost may come late: until then nothing may be stored that it could end.
-    async fn nothing_is_stored_while_a_stray_revocation_may_come(database) {
+    async fn tokens_that_are_over_are_forgotten(database) {
+        let app = TestApp::start_with(&database, REUSE).await;
+        app.token(&app.issuer.login("alice"), None).await.token();
+        let settings = Settings { url: database.url().into(), ..Settings::default() };
+        let store = Store::connect(&settings).await.unwrap();
+        assert_eq!(store.forget_tokens(app.clock.now()).await.unwrap(), 0);
+        assert_eq!(store.forget_tokens(app.clock.now() + Duration::from_hours(26)).await.unwrap(), 1);
+        assert_eq!(database.count(KEPT).await, 0);
+    }
+
+    /// A revocation whose answer was lost may come late: until then nothing may be kept that it could end.
+    async fn nothing_is_kept_while_a_stray_revocation_may_come(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         let login = app.issuer.login("alice");
         app.token(&login, None).await.token();
-        database.execute("DELETE FROM issued_tokens").await;
+        database.execute(DROP).await;
         database.execute_at("UPDATE users SET no_reuse_before = $1", app.clock.now() + minutes(15)).await;
         assert_ne!(app.token(&login, None).await.token(), app.token(&login, None).await.token());
-        assert_eq!(database.count(STORED).await, 0);
+        assert_eq!(database.count(KEPT).await, 0);
         app.clock.advance(minutes(15));
         assert_eq!(app.token(&login, None).await.token(), app.token(&login, None).await.token());
     }
@@ -212,7 +221,7 @@ on_each_database! {
         assert!(!answer.status.is_success(), "{answer:?}");
     }
 
-    async fn operator_who_gets_a_stored_token_is_audited(database) {
+    async fn operator_who_gets_a_kept_token_is_audited(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         let first = app.token(&app.issuer.login("alice"), Some(json!({"scopes": ["chat"]}))).await.token();
         let body = Some(json!({"scopes": ["chat"]}));
@@ -224,7 +233,7 @@ on_each_database! {
         assert_eq!(audit["events"].as_array().unwrap().len(), 1, "users who get their own again change nothing");
     }
 
-    /// The same moment, the same wish, one mint: also where nothing is stored.
+    /// The same moment, the same wish, one mint: also where nothing is kept.
     async fn requests_of_one_moment_share_a_mint(database) {
         let app = TestApp::start(&database).await;
         let login = app.issuer.login("alice");
@@ -255,7 +264,7 @@ on_each_database! {
         let app = TestApp::start_with(&database, REUSE).await;
         let old = app.issuer.login("alice");
         app.token(&old, None).await.token();
-        database.execute("DELETE FROM issued_tokens").await;
+        database.execute(DROP).await;
         app.clock.advance(Duration::from_secs(10));
         app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 3500, "count": 1})).await;
         let (before, after) = tokio::join!(app.token(&old, None), async {
