@@ -27,7 +27,7 @@ use crate::{
     domain::{clock::Clock, scope::Scope, token::Lifetime, user::IssuerKey},
     metrics::Metrics,
     seal::KeyRing,
-    store::{self, Store},
+    store::{self, Reader, Store},
 };
 use flight::Flights;
 use upstream::Upstream;
@@ -148,6 +148,12 @@ pub enum Error {
     Interrupted,
 }
 
+impl From<Arc<store::Error>> for Error {
+    fn from(error: Arc<store::Error>) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         Self::Store(Arc::new(error))
@@ -182,6 +188,8 @@ pub struct Service {
     /// The issuers for whose users mappings may be made.
     issuers: HashSet<IssuerKey>,
     metrics: Arc<Metrics>,
+    /// Finds kept tokens, where tokens are kept.
+    reader: Option<Reader>,
     /// The mints that are under way.
     flights: Flights,
     /// Tells the worker that there is work.
@@ -195,6 +203,7 @@ impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { store, upstream, clock, settings, users, issuers, metrics } = parts;
+        let reader = (!settings.sealing_keys.is_empty()).then(|| Reader::start(&store, &clock));
         Arc::new(Self {
             store,
             upstream,
@@ -203,6 +212,7 @@ impl Service {
             users,
             issuers,
             metrics,
+            reader,
             flights: Flights::default(),
             wake: Notify::new(),
             detached: TaskTracker::new(),

@@ -11,6 +11,7 @@ mod fences;
 mod idempotency;
 mod identities;
 mod operations;
+mod reader;
 mod schema;
 mod tokens;
 mod users;
@@ -32,7 +33,8 @@ pub use fences::Fence;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};
 pub use operations::{Completion, Failure, NewOperation};
-pub use tokens::{KeptTokens, Reusable};
+pub use reader::{Reader, Reusable};
+pub use tokens::KeptTokens;
 pub use users::UserFilter;
 
 /// Runs one body on whichever pool is open.
