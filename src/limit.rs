@@ -3,6 +3,8 @@
 //! They are kept in memory, so each replica counts for itself.
 //! A bucket that is full again is as good as none, so it is forgotten by and by, and memory follows who calls now.
 
+mod turns;
+
 use std::{
     hash::{BuildHasher, Hash, RandomState},
     num::NonZeroU32,
@@ -16,6 +18,8 @@ use governor::{
     state::keyed::HashMapStateStore,
 };
 use serde::Deserialize;
+
+pub use turns::Turns;
 
 /// So many requests in a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -27,7 +27,7 @@ use crate::{
     domain::{clock::Clock, scope::Scope, token::Lifetime, user::IssuerKey},
     metrics::Metrics,
     seal::KeyRing,
-    store::{self, Reader, Store},
+    store::{self, Reader, Recorder, Store},
 };
 use flight::Flights;
 use upstream::Upstream;
@@ -190,6 +190,8 @@ pub struct Service {
     metrics: Arc<Metrics>,
     /// Finds kept tokens, where tokens are kept.
     reader: Option<Reader>,
+    /// Permits minted tokens to leave the house.
+    recorder: Recorder,
     /// The mints that are under way.
     flights: Flights,
     /// Tells the worker that there is work.
@@ -203,7 +205,8 @@ impl Service {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { store, upstream, clock, settings, users, issuers, metrics } = parts;
-        let reader = (!settings.sealing_keys.is_empty()).then(|| Reader::start(&store, &clock));
+        let reader = (!settings.sealing_keys.is_empty()).then(|| Reader::start(&store));
+        let recorder = Recorder::start(&store);
         Arc::new(Self {
             store,
             upstream,
@@ -213,6 +216,7 @@ impl Service {
             issuers,
             metrics,
             reader,
+            recorder,
             flights: Flights::default(),
             wake: Notify::new(),
             detached: TaskTracker::new(),

@@ -8,10 +8,12 @@
 mod audit;
 mod budget;
 mod fences;
+mod gather;
 mod idempotency;
 mod identities;
 mod operations;
 mod reader;
+mod recorder;
 mod schema;
 mod tokens;
 mod users;
@@ -34,6 +36,7 @@ pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};
 pub use operations::{Completion, Failure, NewOperation};
 pub use reader::{Reader, Reusable};
+pub use recorder::Recorder;
 pub use tokens::KeptTokens;
 pub use users::UserFilter;
 

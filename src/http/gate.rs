@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     auth,
-    limit::{Limit, Standing},
+    limit::{Limit, Standing, Turns},
     metrics::Metrics,
 };
 
@@ -93,19 +93,40 @@ async fn collect(body: Body) -> Result<Vec<u8>, Problem> {
 pub(super) struct Share {
     name: &'static str,
     places: Arc<Semaphore>,
+    turns: Arc<Turns>,
     metrics: Arc<Metrics>,
 }
 
 impl Share {
     pub(super) fn new(name: &'static str, places: usize, metrics: &Arc<Metrics>) -> Self {
-        Self { name, places: Arc::new(Semaphore::new(places)), metrics: Arc::clone(metrics) }
+        Self {
+            name,
+            places: Arc::new(Semaphore::new(places)),
+            turns: Arc::new(Turns::new(places)),
+            metrics: Arc::clone(metrics),
+        }
     }
 
-    fn take(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        self.places.try_acquire().map_err(|_| {
-            self.metrics.request_shed(self.name);
-            Problem::new(Code::Overloaded)
-        })
+    fn take(&self) -> Result<Place<'_>, Problem> {
+        match self.places.try_acquire() {
+            Ok(permit) => Ok(Place { _permit: permit, turns: &self.turns }),
+            Err(_) => {
+                self.metrics.request_shed(self.name);
+                Err(Problem::new(Code::Overloaded).retry_after(self.turns.next()))
+            }
+        }
+    }
+}
+
+/// A place that is held while a request is answered.
+struct Place<'a> {
+    _permit: SemaphorePermit<'a>,
+    turns: &'a Turns,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.turns.served();
     }
 }
 

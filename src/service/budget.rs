@@ -15,13 +15,17 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     domain::{
         clock::Clock,
         window::{self, Allowance, Window},
     },
+    limit::Turns,
     store::{self, BudgetRow, Store},
 };
 
@@ -34,7 +38,9 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// In what time.
+    /// How many calls of each kind a replica makes at once; more wait in line.
+    pub at_once: usize,
+    /// In what time ACS allows so many calls.
     #[serde(with = "humantime_serde")]
     pub per: Duration,
     /// Identities without a token.
@@ -52,6 +58,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            at_once: 64,
             per: Duration::from_secs(30),
             create: 1000,
             create_with_token: 1000,
@@ -76,7 +83,7 @@ impl Settings {
     /// Tells whether every kind of call may be made at all.
     #[must_use]
     pub fn allow_all(&self) -> bool {
-        !self.per.is_zero() && Call::ALL.into_iter().all(|call| self.calls(call) > 0)
+        self.at_once > 0 && !self.per.is_zero() && Call::ALL.into_iter().all(|call| self.calls(call) > 0)
     }
 }
 
@@ -142,6 +149,9 @@ struct Lane {
     head: tokio::sync::Mutex<()>,
     /// How many stand in line, the head included.
     line: AtomicU32,
+    /// Calls that are under way: so few that each gets its answer soon, even where the processor is the narrowest.
+    slots: Semaphore,
+    turns: Turns,
     known: Mutex<Known>,
     /// How many 429s came without a success between them.
     refusals: AtomicU32,
@@ -178,26 +188,32 @@ impl Budget {
             allowance: Allowance { calls: settings.calls(call), per: settings.per },
             head: tokio::sync::Mutex::default(),
             line: AtomicU32::new(0),
+            slots: Semaphore::new(settings.at_once),
+            turns: Turns::new(settings.at_once),
             known: Mutex::default(),
             refusals: AtomicU32::new(0),
         };
         Self { store, clock, resource: resource.to_owned(), lanes: Call::ALL.map(lane) }
     }
 
-    /// Takes the right to one call, waiting for it in line until the deadline at most.
-    pub(super) async fn take(&self, call: Call, deadline: Instant) -> Result<(), Error> {
+    /// Takes the right to one call, waiting for it in line until the deadline at most; it is given back when it is dropped.
+    pub(super) async fn take(&self, call: Call, deadline: Instant) -> Result<Right<'_>, Error> {
         let lane = &self.lanes[call as usize];
         let place = Place::take(lane);
         self.check(lane, place.number, deadline)?;
+        let Ok(Ok(slot)) = timeout_at(deadline, lane.slots.acquire()).await else {
+            return Err(self.spent(lane, place.number));
+        };
+        let right = Right { _slot: slot, turns: &lane.turns };
         let Ok(_head) = timeout_at(deadline, lane.head.lock()).await else {
-            return Err(Error::Spent { retry_after: self.wait(lane, place.number) });
+            return Err(self.spent(lane, place.number));
         };
         loop {
             let now = self.clock.now();
             let room = {
                 let mut known = lane.known();
                 if known.has_paid(now) {
-                    return Ok(());
+                    return Ok(right);
                 }
                 known.row.window.room(lane.allowance, now)
             };
@@ -208,7 +224,7 @@ impl Budget {
                 let calls = room.min(lane.line.load(Ordering::Relaxed)).max(1);
                 if self.change(lane, |window| window.spend(calls, lane.allowance, now)).await? {
                     lane.known().paid = (window::cell(now), calls - 1);
-                    return Ok(());
+                    return Ok(right);
                 }
             }
         }
@@ -233,8 +249,11 @@ impl Budget {
 
     /// Refuses whoever stands too far back to be served before their deadline.
     fn check(&self, lane: &Lane, place: u32, deadline: Instant) -> Result<(), Error> {
-        let wait = self.wait(lane, place);
-        if Instant::now() + wait < deadline { Ok(()) } else { Err(Error::Spent { retry_after: wait }) }
+        if Instant::now() + self.wait(lane, place) < deadline { Ok(()) } else { Err(self.spent(lane, place)) }
+    }
+
+    fn spent(&self, lane: &Lane, place: u32) -> Error {
+        Error::Spent { retry_after: self.wait(lane, place).max(lane.turns.next()) }
     }
 
     fn wait(&self, lane: &Lane, place: u32) -> Duration {
@@ -261,6 +280,18 @@ impl Lane {
     /// What is known is whole at any time, so a poisoned lock is as good as any.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to one call, held while it is made.
+pub(super) struct Right<'a> {
+    _slot: SemaphorePermit<'a>,
+    turns: &'a Turns,
+}
+
+impl Drop for Right<'_> {
+    fn drop(&mut self) {
+        self.turns.served();
     }
 }
 

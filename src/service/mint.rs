@@ -61,7 +61,7 @@ impl Service {
         let owner = Owner { user: &user.id, acs_id: &acs_id, generation: user.generation };
         let kept = if may_keep { self.keep(owner, kept, &token, &trace) } else { None };
         let now = self.clock.now();
-        let still_right = self.store.record_mint(user, &acs_id, &trace, &event, kept.as_ref(), now).await?;
+        let still_right = self.recorder.record_mint(user, &acs_id, trace.clone(), event, kept, now).await?;
         Ok(still_right.then(|| issued(token, trace, terms, user.id.clone(), acs_id)))
     }
 }

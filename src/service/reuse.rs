@@ -58,10 +58,11 @@ impl Service {
     /// Hands a kept token out where nothing stands in the way, by a single read.
     pub(super) async fn reuse(&self, asker: &Asker, terms: &Terms) -> Result<Option<Issued>, Error> {
         let (Some(reader), UserRef::AppUser(user)) = (&self.reader, &asker.user) else { return Ok(None) };
-        let Some(found) = reader.find_reusable(user).await? else { return Ok(None) };
+        let now = self.clock.now();
+        let Some(found) = reader.find_reusable(user.clone(), now).await? else { return Ok(None) };
         let Reusable { user, acs_id, generation, logins_valid_from, kept } = found;
         if let Some(login) = asker.login_time {
-            self.refuse_old_login(logins_valid_from, login, self.clock.now())?;
+            self.refuse_old_login(logins_valid_from, login, now)?;
         }
         let owner = Owner { user: &user, acs_id: &acs_id, generation };
         Ok(self.pick(owner, kept, terms, self.settings.reuse_margin))

@@ -160,11 +160,11 @@ impl Service {
             Kind::Revoke => Call::Revoke,
             Kind::Delete | Kind::Discard => Call::Delete,
         };
-        match self.upstream.reserve(call, Instant::now() + BUDGET_PATIENCE).await {
-            Ok(()) => {}
+        let _right = match self.upstream.reserve(call, Instant::now() + BUDGET_PATIENCE).await {
+            Ok(right) => right,
             Err(upstream::Error::Throttled { retry_after }) => return Outcome::NotSent { retry_after },
             Err(_) => return Outcome::NotSent { retry_after: SHORTEST_PAUSE },
-        }
+        };
         // A lease that is nearly over is no right to send: another may hold the next one already.
         if self.clock.now() + self.upstream.timeout() > lease.until {
             return Outcome::NotSent { retry_after: Duration::ZERO };

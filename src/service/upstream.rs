@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, timeout_at};
 
-use super::budget::{self, Budget, Call};
+use super::budget::{self, Budget, Call, Right};
 use crate::{
     acs,
     domain::{
@@ -164,7 +164,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Error::Throttled`] or [`Error::Store`].
-    pub async fn reserve(&self, call: Call, deadline: Instant) -> Result<(), Error> {
+    pub(super) async fn reserve(&self, call: Call, deadline: Instant) -> Result<Right<'_>, Error> {
         let taken = self.budget.take(call, deadline).await;
         if matches!(taken, Err(budget::Error::Spent { .. })) {
             self.metrics.budget_refused(call.as_str());
@@ -226,7 +226,7 @@ impl Upstream {
             return Err(Error::Unavailable { retry_after: DEFAULT_RETRY_AFTER, may_have_acted: false, source: None });
         }
         loop {
-            self.reserve(call, deadline).await?;
+            let right = self.reserve(call, deadline).await?;
             let error = match timeout_at(deadline, self.attempt(call, attempt())).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,
@@ -247,6 +247,7 @@ impl Upstream {
                 acs::Error::Unreachable(_) => next_pause(&mut pauses),
                 _ => return Err(give_up(error)),
             };
+            drop(right);
             if !may_repeat(&error) || Instant::now() + pause >= deadline {
                 return Err(give_up(error));
             }

@@ -10,10 +10,34 @@ use uuid::Uuid;
 use super::{Error, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{audit::Event, user::UserId};
 
-const APPEND: &str = "
+pub(super) const APPEND: &str = "
     INSERT INTO audit_events (id, at, action, actor_kind, actor, user_id, acs_id, request_id, client, operation_id,
                               token_fingerprint, token_scopes, token_expires_at, generation, detail)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+
+/// The statement that appends an event, for whichever database.
+macro_rules! append {
+    ($event:expr, $now:expr) => {{
+        let (event, token) = ($event, $event.token.as_ref());
+        sqlx::query($crate::store::audit::APPEND)
+            .bind(uuid::Uuid::now_v7())
+            .bind($now)
+            .bind(event.action.as_str())
+            .bind(event.actor.kind())
+            .bind(event.actor.name())
+            .bind(event.user.as_str())
+            .bind(event.acs_id.as_ref().map($crate::domain::user::AcsId::as_str))
+            .bind(event.trace.request_id.as_deref())
+            .bind($crate::store::audit::client(event))
+            .bind(event.operation)
+            .bind(token.map(|token| token.fingerprint.as_str()))
+            .bind(token.map(|token| token.scopes.as_str()))
+            .bind(token.map(|token| token.expires_at))
+            .bind(token.map(|token| token.generation))
+            .bind(event.detail.as_ref().map(sqlx::types::Json))
+    }};
+}
+pub(super) use append;
 
 /// An empty text stands for "any"; newest first.
 macro_rules! list_where {
@@ -175,26 +199,12 @@ impl Tx {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn append_audit(&mut self, event: &Event, now: DateTime<Utc>) -> Result<(), Error> {
-        let token = event.token.as_ref();
-        execute!(
-            self,
-            sqlx::query(APPEND)
-                .bind(Uuid::now_v7())
-                .bind(now)
-                .bind(event.action.as_str())
-                .bind(event.actor.kind())
-                .bind(event.actor.name())
-                .bind(event.user.as_str())
-                .bind(event.acs_id.as_ref().map(super::super::domain::user::AcsId::as_str))
-                .bind(event.trace.request_id.as_deref())
-                .bind(event.trace.client.as_ref().map(IpAddr::to_string))
-                .bind(event.operation)
-                .bind(token.map(|t| t.fingerprint.as_str()))
-                .bind(token.map(|t| t.scopes.as_str()))
-                .bind(token.map(|t| t.expires_at))
-                .bind(token.map(|t| t.generation))
-                .bind(event.detail.as_ref().map(Json))
-        )?;
+        execute!(self, append!(event, now))?;
         Ok(())
     }
+}
+
+/// Where an event came from, as it is stored.
+pub(super) fn client(event: &Event) -> Option<String> {
+    event.trace.client.as_ref().map(IpAddr::to_string)
 }

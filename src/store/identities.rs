@@ -1,4 +1,4 @@
-//! The conditional statements that issuing and creating stand on.
+//! The conditional statements that creating stands on.
 //!
 //! Every condition sits on an `UPDATE users`, which takes the row lock: under READ COMMITTED a condition in an
 //! `INSERT … SELECT` would not be one (docs of Postgres, "Read Committed Isolation Level").
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Error, KeptTokens, NewOperation, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{
-    audit::{Action, Event, TokenTrace},
+    audit::{Action, Event},
     operation::Kind,
     user::{AcsId, AppUser, State, User, UserId, UserRef},
 };
@@ -34,17 +34,6 @@ const BIND: &str = "
 const RELEASE: &str = "
     UPDATE users SET state = 'unbound', claim_id = NULL, claimed_until = NULL, updated_at = $1
     WHERE id = $2 AND state = 'creating' AND claim_id = $3";
-
-/// The time of the last mint never moves back: a slow mint with an older time must not shorten a revocation's wait.
-const RECORD_MINT: &str = "
-    UPDATE users SET last_minted_at = CASE WHEN last_minted_at > $1 THEN last_minted_at ELSE $1 END,
-           tokens_expire_at = CASE WHEN tokens_expire_at > $2 THEN tokens_expire_at ELSE $2 END,
-           kept_tokens = COALESCE($6, kept_tokens), kept_until = COALESCE($7, kept_until)
-    WHERE id = $3 AND generation = $4 AND acs_id = $5 AND state = 'active' AND blocked_at IS NULL
-      AND (held_until IS NULL OR held_until <= $1)
-      AND NOT EXISTS (
-          SELECT 1 FROM operations o
-          WHERE o.user_id = users.id AND o.acs_id = users.acs_id AND o.kind = 'revoke' AND o.completed_at IS NULL)";
 
 /// The first token of an identity, in the transaction that bound it.
 const KEEP: &str = "UPDATE users SET kept_tokens = $1, kept_until = $2 WHERE id = $3";
@@ -241,40 +230,6 @@ impl Store {
             tx.append_audit(event, now).await?;
         }
         tx.commit().await
-    }
-
-    /// Records a mint for what was `read` before ACS was asked, if the mapping still is so; only then may the token be
-    /// handed out, and be `kept` for reuse.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer; the token must then be thrown away.
-    pub async fn record_mint(
-        &self,
-        read: &User,
-        acs_id: &AcsId,
-        token: &TokenTrace,
-        event: &Event,
-        kept: Option<&KeptTokens>,
-        now: DateTime<Utc>,
-    ) -> Result<bool, Error> {
-        let mut tx = self.begin().await?;
-        let updated = execute!(
-            &mut tx,
-            sqlx::query(RECORD_MINT)
-                .bind(now)
-                .bind(token.expires_at)
-                .bind(read.id.as_str())
-                .bind(read.generation)
-                .bind(acs_id.as_str())
-                .bind(kept.map(|kept| &kept.sealed))
-                .bind(kept.map(KeptTokens::last_day))
-        )?;
-        if updated == 0 {
-            return Ok(false);
-        }
-        tx.append_audit(event, now).await?;
-        tx.commit().await?;
-        Ok(true)
     }
 
     /// Returns the GUID of a resource, as seen in its identities.

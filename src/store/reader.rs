@@ -1,31 +1,15 @@
-//! Reading what may be reused, for many requests at once.
-//!
-//! Requests that wait at the same moment share a statement: while one is under way the next ones gather, so the database
-//! is asked less often for each the more of them there are, and a request that comes alone waits for nobody.
-//! The statement is sent after the request came, so it is as good an authorisation as one of its own.
-//! Connections are kept between statements: giving one back to the pool costs a round trip (sqlx pings it).
+//! Reading what may be reused: the hot path, for many requests at once.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, Database, PgConnection, Pool, Postgres, Sqlite, SqliteConnection, pool::PoolConnection};
-use tokio::{
-    sync::{Mutex, mpsc, oneshot},
-    time::{Instant, timeout},
-};
+use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
 
-use super::{Error, SURELY_ALIVE, Store};
-use crate::domain::{
-    clock::Clock,
-    user::{AcsId, AppUser, UserId},
+use super::{
+    Error, Store,
+    gather::{Ask, Gatherer},
 };
-
-/// How many connections read for everybody; more would only make each statement serve fewer.
-const READERS: usize = 2;
-/// How many requests share a statement at most.
-const MOST_AT_ONCE: usize = 64;
-/// How long a statement may take before its connection is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::domain::user::{AcsId, AppUser, UserId};
 
 /// Only what may be reused at once: whatever stands in the way leads to the statement that reads everything.
 macro_rules! reusable {
@@ -66,73 +50,53 @@ pub struct Reusable {
     pub kept: Vec<u8>,
 }
 
-/// Reads for everybody until it is dropped.
+/// Finds kept tokens.
 #[derive(Debug)]
-pub struct Reader(mpsc::Sender<Wanted>);
+pub struct Reader(Gatherer<Wanted, Option<Row>>);
 
 #[derive(Debug)]
 struct Wanted {
     user: AppUser,
-    answer: oneshot::Sender<Answer>,
+    now: DateTime<Utc>,
 }
 
-type Answer = Result<Option<Reusable>, Arc<Error>>;
-type Queue = Arc<Mutex<mpsc::Receiver<Wanted>>>;
 type Row = (String, String, i64, Option<DateTime<Utc>>, Vec<u8>);
 
 impl Reader {
-    /// Begins to read.
+    /// Begins to read, until it is dropped or the store is closed.
     #[must_use]
-    pub fn start(store: &Store, clock: &Clock) -> Self {
-        let (sender, receiver) = mpsc::channel(MOST_AT_ONCE);
-        let queue = Arc::new(Mutex::new(receiver));
-        for _ in 0..READERS {
-            let (queue, clock) = (Arc::clone(&queue), clock.clone());
-            match store {
-                Store::Postgres(pool) => drop(tokio::spawn(work(pool.clone(), queue, clock))),
-                Store::Sqlite(pool) => drop(tokio::spawn(work(pool.clone(), queue, clock))),
-            }
-        }
-        Self(sender)
+    pub fn start(store: &Store) -> Self {
+        Self(Gatherer::start(store))
     }
 
     /// Finds the kept tokens of a user of whom nothing stands in the way; this read is the authorisation.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer, [`Error::Corrupt`] when the row cannot be read.
-    pub async fn find_reusable(&self, user: &AppUser) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        let gone = |_| Arc::new(Error::Unavailable(sqlx::Error::PoolClosed));
-        self.0.send(Wanted { user: user.clone(), answer }).await.map_err(|_| gone(()))?;
-        answered.await.map_err(|_| gone(()))?
+    pub async fn find_reusable(&self, user: AppUser, now: DateTime<Utc>) -> Result<Option<Reusable>, Arc<Error>> {
+        let row = self.0.ask(Wanted { user, now }).await?;
+        row.map(Reusable::try_from).transpose().map_err(Arc::new)
     }
 }
 
-/// A database that can be read from for several users at once.
-trait Reads: Database {
-    /// Reads for each user, in their order.
-    fn read(
-        connection: &mut Self::Connection,
-        users: &[AppUser],
-        now: DateTime<Utc>,
-    ) -> impl Future<Output = Result<Vec<Option<Row>>, sqlx::Error>> + Send;
+/// The earliest of the times is the strictest for all.
+fn now(wanted: &[Wanted]) -> Option<DateTime<Utc>> {
+    wanted.iter().map(|wanted| wanted.now).min()
 }
 
-impl Reads for Postgres {
-    async fn read(
-        connection: &mut PgConnection,
-        users: &[AppUser],
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Option<Row>>, sqlx::Error> {
-        if let [AppUser { issuer, subject }] = users {
-            let query = sqlx::query_as(READ).bind(now).bind(issuer.as_str()).bind(subject.as_str());
+impl Ask<Postgres> for Wanted {
+    type Answer = Option<Row>;
+
+    async fn ask(connection: &mut PgConnection, wanted: &[Self]) -> Result<Vec<Option<Row>>, sqlx::Error> {
+        if let [Self { user, now }] = wanted {
+            let query = sqlx::query_as(READ).bind(now).bind(user.issuer.as_str()).bind(user.subject.as_str());
             return Ok(vec![query.fetch_optional(connection).await?]);
         }
-        let issuers: Vec<_> = users.iter().map(|user| user.issuer.as_str()).collect();
-        let subjects: Vec<_> = users.iter().map(|user| user.subject.as_str()).collect();
+        let issuers: Vec<_> = wanted.iter().map(|wanted| wanted.user.issuer.as_str()).collect();
+        let subjects: Vec<_> = wanted.iter().map(|wanted| wanted.user.subject.as_str()).collect();
         let found: Vec<(i64, String, String, i64, Option<DateTime<Utc>>, Vec<u8>)> =
-            sqlx::query_as(READ_MANY).bind(now).bind(issuers).bind(subjects).fetch_all(connection).await?;
-        let mut rows: Vec<Option<Row>> = users.iter().map(|_| None).collect();
+            sqlx::query_as(READ_MANY).bind(now(wanted)).bind(issuers).bind(subjects).fetch_all(connection).await?;
+        let mut rows: Vec<Option<Row>> = wanted.iter().map(|_| None).collect();
         for (place, id, acs_id, generation, valid_from, kept) in found {
             let place = usize::try_from(place - 1).ok().and_then(|place| rows.get_mut(place));
             *place.ok_or(sqlx::Error::RowNotFound)? = Some((id, acs_id, generation, valid_from, kept));
@@ -141,80 +105,18 @@ impl Reads for Postgres {
     }
 }
 
-impl Reads for Sqlite {
+impl Ask<Sqlite> for Wanted {
+    type Answer = Option<Row>;
+
     /// One after the other: a statement costs no round trip here.
-    async fn read(
-        connection: &mut SqliteConnection,
-        users: &[AppUser],
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Option<Row>>, sqlx::Error> {
-        let mut rows = Vec::with_capacity(users.len());
-        for AppUser { issuer, subject } in users {
-            let query = sqlx::query_as(READ).bind(now).bind(issuer.as_str()).bind(subject.as_str());
+    async fn ask(connection: &mut SqliteConnection, wanted: &[Self]) -> Result<Vec<Option<Row>>, sqlx::Error> {
+        let mut rows = Vec::with_capacity(wanted.len());
+        for Self { user, now } in wanted {
+            let query = sqlx::query_as(READ).bind(now).bind(user.issuer.as_str()).bind(user.subject.as_str());
             rows.push(query.fetch_optional(&mut *connection).await?);
         }
         Ok(rows)
     }
-}
-
-/// A connection that is kept, and when it was last known to live.
-struct Held<DB: Database> {
-    connection: PoolConnection<DB>,
-    used_at: Instant,
-}
-
-/// Takes what has gathered, reads it, and answers; ends with the pool, or when nobody can ask any more.
-async fn work<DB: Reads>(pool: Pool<DB>, queue: Queue, clock: Clock) {
-    let mut held = None;
-    let mut closed = pin!(pool.close_event());
-    loop {
-        let mut wanted = Vec::new();
-        tokio::select! {
-            () = &mut closed => return,
-            count = gather(&queue, &mut wanted) => if count == 0 { return },
-        }
-        let (users, answers): (Vec<_>, Vec<_>) = wanted.into_iter().map(|wanted| (wanted.user, wanted.answer)).unzip();
-        let rows = timeout(PATIENCE, read(&pool, held.take(), &users, &clock)).await;
-        match rows.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-            Ok((rows, connection)) => {
-                held = Some(connection);
-                for (row, answer) in rows.into_iter().zip(answers) {
-                    // Who asked may be gone.
-                    let _ = answer.send(row.map(Reusable::try_from).transpose().map_err(Arc::new));
-                }
-            }
-            Err(error) => {
-                // Whatever the connection is in the middle of, nobody else shall find it so: it is closed.
-                let error = Arc::new(Error::from(error));
-                for answer in answers {
-                    let _ = answer.send(Err(Arc::clone(&error)));
-                }
-            }
-        }
-    }
-}
-
-async fn gather(queue: &Queue, wanted: &mut Vec<Wanted>) -> usize {
-    queue.lock().await.recv_many(wanted, MOST_AT_ONCE).await
-}
-
-async fn read<DB: Reads>(
-    pool: &Pool<DB>,
-    held: Option<Held<DB>>,
-    users: &[AppUser],
-    clock: &Clock,
-) -> Result<(Vec<Option<Row>>, Held<DB>), sqlx::Error> {
-    let mut connection = match held {
-        Some(mut held) if held.used_at.elapsed() > SURELY_ALIVE => match held.connection.ping().await {
-            Ok(()) => held.connection,
-            Err(_) => pool.acquire().await?,
-        },
-        Some(held) => held.connection,
-        None => pool.acquire().await?,
-    };
-    connection.close_on_drop();
-    let rows = DB::read(&mut connection, users, clock.now()).await?;
-    Ok((rows, Held { connection, used_at: Instant::now() }))
 }
 
 impl TryFrom<Row> for Reusable {

@@ -33,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("worker", &["service"]),
     ("http", &["api", "auth", "domain", "limit", "metrics", "service", "store"]),
     ("api", &["domain"]),
-    ("service", &["acs", "auth", "domain", "metrics", "seal", "store"]),
+    ("service", &["acs", "auth", "domain", "limit", "metrics", "seal", "store"]),
     ("auth", &["domain", "jose"]),
     ("jose", &["domain"]),
     ("store", &["domain"]),

@@ -8,7 +8,7 @@ use acs_token_vendor::{
         clock::Clock,
         user::{AcsId, UserRef},
     },
-    store::{Bound, Settings, Store},
+    store::{Bound, Recorder, Settings, Store},
 };
 use reqwest::StatusCode;
 use serde_json::json;
@@ -155,12 +155,16 @@ on_each_database! {
         assert_eq!(store.bind(&claim, "default", &acs_id, &event, None, now).await.unwrap(), Bound::AndCurrent);
         let read = store.find_user(&user, now).await.unwrap().unwrap();
         let token = TokenTrace { fingerprint: String::new(), scopes: String::new(), expires_at: later, generation: 0 };
+        let recorder = Recorder::start(&store);
+        let record = async |acs_id: &AcsId, time| {
+            recorder.record_mint(&read, acs_id, token.clone(), event.clone(), None, time).await.unwrap()
+        };
         for time in [later, earlier] {
-            assert!(store.record_mint(&read, &acs_id, &token, &event, None, time).await.unwrap());
+            assert!(record(&acs_id, time).await);
         }
         assert_eq!(store.find_user(&user, now).await.unwrap().unwrap().last_minted_at, Some(later));
         let other = AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_2").unwrap();
-        assert!(!store.record_mint(&read, &other, &token, &event, None, later).await.unwrap(), "another identity");
+        assert!(!record(&other, later).await, "another identity");
     }
 
     /// Who read before a fence must not claim after it: the generation would hide the fence.
