@@ -77,6 +77,8 @@ use {execute, on_pool, on_tx};
 
 /// How long a connection may have lain idle and still be taken for alive.
 const SURELY_ALIVE: Duration = Duration::from_secs(1);
+/// How many connections [`Reader`] and [`Recorder`] keep for themselves.
+pub const KEPT_CONNECTIONS: u32 = 2 * gather::CONNECTIONS;
 
 /// Where the mapping is kept.
 #[derive(Clone, Debug, Deserialize)]
@@ -84,7 +86,7 @@ const SURELY_ALIVE: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// `postgres://…`, or `sqlite:FILE`.
     pub url: SecretString,
-    /// The most connections of this replica; 10 for Postgres and 4 for SQLite where not set.
+    /// The most connections of this replica; 14 for Postgres and 8 for SQLite where not set.
     pub max_connections: Option<u32>,
     /// How long a request waits for a connection.
     #[serde(with = "humantime_serde")]
@@ -185,7 +187,7 @@ impl Store {
             let options = PgConnectOptions::from_str(url)
                 .map_err(|_| Error::Url("is no valid Postgres URL"))?
                 .application_name(env!("CARGO_PKG_NAME"));
-            let pool = pool_options(settings, settings.max_connections.unwrap_or(10)).connect_with(options).await?;
+            let pool = pool_options(settings, settings.max_connections.unwrap_or(14)).connect_with(options).await?;
             Ok(Self::Postgres(pool))
         } else if url.starts_with("sqlite:") {
             if url.contains(":memory:") || url.contains("mode=memory") {
@@ -199,7 +201,7 @@ impl Store {
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
                 .busy_timeout(settings.acquire_timeout);
-            let pool = pool_options(settings, settings.max_connections.unwrap_or(4)).connect_with(options).await?;
+            let pool = pool_options(settings, settings.max_connections.unwrap_or(8)).connect_with(options).await?;
             Ok(Self::Sqlite(pool))
         } else {
             Err(Error::Url("must begin with `postgres:` or `sqlite:`"))
@@ -235,7 +237,7 @@ impl Store {
 /// A connection that was in use a moment ago is not asked whether it lives: that would be a round trip for each statement.
 fn pool_options<DB: Database>(settings: &Settings, max_connections: u32) -> PoolOptions<DB> {
     PoolOptions::new()
-        .max_connections(max_connections)
+        .max_connections(max_connections.saturating_sub(KEPT_CONNECTIONS).max(1))
         .acquire_timeout(settings.acquire_timeout)
         .test_before_acquire(false)
         .before_acquire(|connection: &mut DB::Connection, used| {

@@ -10,7 +10,7 @@ use crate::{
     acs::{self, connection_string::ConnectionString},
     auth::{IssuerSettings, Issuers, Operators},
     domain::{address::is_on_this_machine, token::Lifetime, user::IssuerKey},
-    http, service,
+    http, service, store,
 };
 
 impl Raw {
@@ -41,7 +41,7 @@ impl Raw {
         if let Err(error) = self.log.check() {
             found.add("log.filter", error);
         }
-        database(self.database.url.expose_secret(), found);
+        database(&self.database, found);
         let connection = connection(&self.acs, found);
         server(&self.server, found);
         if self.ops.max_in_flight == 0 {
@@ -136,9 +136,15 @@ fn origins(origins: &[String], faults: &mut Faults) {
     }
 }
 
-fn database(url: &str, faults: &mut Faults) {
+fn database(database: &store::Settings, faults: &mut Faults) {
+    let url = database.url.expose_secret();
     if !["postgres:", "postgresql:", "sqlite:"].iter().any(|scheme| url.starts_with(scheme)) {
         faults.add("database.url", "must begin with `postgres:` or `sqlite:`");
+    }
+    if database.max_connections.is_some_and(|most| most <= store::KEPT_CONNECTIONS) {
+        let message =
+            format!("must be more than the {} that tokens are found and recorded over", store::KEPT_CONNECTIONS);
+        faults.add("database.max_connections", message);
     }
 }
 

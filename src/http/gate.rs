@@ -108,13 +108,11 @@ impl Share {
     }
 
     fn take(&self) -> Result<Place<'_>, Problem> {
-        match self.places.try_acquire() {
-            Ok(permit) => Ok(Place { _permit: permit, turns: &self.turns }),
-            Err(_) => {
-                self.metrics.request_shed(self.name);
-                Err(Problem::new(Code::Overloaded).retry_after(self.turns.next()))
-            }
-        }
+        let permit = self.places.try_acquire().map_err(|_| {
+            self.metrics.request_shed(self.name);
+            Problem::new(Code::Overloaded).retry_after(self.turns.next())
+        })?;
+        Ok(Place { _permit: permit, turns: &self.turns })
     }
 }
 

@@ -33,6 +33,9 @@ use crate::{
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
+/// How many calls are spent in advance at most; those that are not made in the next half second are lost.
+const IN_ADVANCE: u32 = 16;
+
 /// How many calls of each kind ACS allows (learn.microsoft.com, "Service limits for Azure Communication Services",
 /// Identity); a support request raises them.
 #[derive(Clone, Debug, Deserialize)]
@@ -221,7 +224,7 @@ impl Budget {
                 self.check(lane, 1, deadline)?;
                 tokio::time::sleep(self.wait(lane, 1)).await;
             } else {
-                let calls = room.min(lane.line.load(Ordering::Relaxed)).max(1);
+                let calls = lane.to_pay(room);
                 if self.change(lane, |window| window.spend(calls, lane.allowance, now)).await? {
                     lane.known().paid = (window::cell(now), calls - 1);
                     return Ok(right);
@@ -277,6 +280,14 @@ impl Budget {
 }
 
 impl Lane {
+    /// How many calls to spend with one write: one for each in line, and while there is plenty of room some for those who
+    /// may come in the next moment, who then need not wait for the database.
+    fn to_pay(&self, room: u32) -> u32 {
+        let plenty = self.allowance.calls / 2;
+        let in_advance = if room > plenty { IN_ADVANCE.min(self.allowance.calls / 50) } else { 0 };
+        room.min(self.line.load(Ordering::Relaxed).max(in_advance)).max(1)
+    }
+
     /// What is known is whole at any time, so a poisoned lock is as good as any.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)

@@ -162,6 +162,6 @@ fn read(opened: &SecretString) -> Vec<Kept<'_>> {
     serde_json::from_str(opened.expose_secret()).unwrap_or_default()
 }
 
-fn about<'a>(owner: Owner<'a>) -> About<'a> {
+fn about(owner: Owner<'_>) -> About<'_> {
     About { user: owner.user.as_str(), identity: owner.acs_id.as_str(), generation: owner.generation }
 }

@@ -3,11 +3,12 @@
 //! While one is under way the next requests gather and share the next one, so the database is asked less often for each
 //! the more of them there are, and a request that comes alone waits for nobody. A statement is sent after the requests it
 //! serves have come, so it decides for each as one of its own would.
-//! Connections are kept between statements: giving one back to the pool costs a round trip (sqlx pings it).
+//! Its connections are its own: giving one back to the pool costs a round trip (sqlx pings it), and who holds one for ever
+//! must not take it from others.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use sqlx::{Connection, Database, Pool, Postgres, Sqlite, pool::PoolConnection};
+use sqlx::{Connection, Database, PgConnection, Pool, Postgres, Sqlite, SqliteConnection};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     time::{Instant, timeout},
@@ -16,7 +17,7 @@ use tokio::{
 use super::{Error, SURELY_ALIVE, Store};
 
 /// How many connections each kind of statement has; more would only make each statement serve fewer.
-const CONNECTIONS: usize = 2;
+pub(super) const CONNECTIONS: u32 = 2;
 /// How many requests share a statement at most.
 const MOST_AT_ONCE: usize = 64;
 /// How long a statement may take before its connection is given up.
@@ -32,6 +33,26 @@ pub(super) trait Ask<DB: Database>: Sized + Send + Sync + 'static {
         connection: &mut DB::Connection,
         asks: &[Self],
     ) -> impl Future<Output = Result<Vec<Self::Answer>, sqlx::Error>> + Send;
+}
+
+/// A database whose connections can be kept for statements that gather.
+pub(super) trait Gathers: Database {
+    /// Readies a connection that only ever runs such statements.
+    fn ready(connection: &mut Self::Connection) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+}
+
+impl Gathers for Postgres {
+    /// One plan for lists of any length: planning such a statement takes far longer than running it, and each length would
+    /// otherwise seem worth a plan of its own.
+    async fn ready(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("SET plan_cache_mode = force_generic_plan").execute(connection).await.map(drop)
+    }
+}
+
+impl Gathers for Sqlite {
+    async fn ready(_: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
 }
 
 /// Gathers requests of one kind until it is dropped.
@@ -74,12 +95,12 @@ where
 
 /// A connection that is kept, and when it was last known to live.
 struct Held<DB: Database> {
-    connection: PoolConnection<DB>,
+    connection: DB::Connection,
     used_at: Instant,
 }
 
 /// Takes what has gathered, asks, and tells; ends with the pool, or when nobody can ask any more.
-async fn work<DB: Database, A: Ask<DB>>(pool: Pool<DB>, queue: Queue<A, A::Answer>)
+async fn work<DB: Gathers, A: Ask<DB>>(pool: Pool<DB>, queue: Queue<A, A::Answer>)
 where
     for<'c> &'c mut DB::Connection: Send,
 {
@@ -87,9 +108,12 @@ where
     let mut closed = pin!(pool.close_event());
     loop {
         let mut gathered = Vec::new();
-        tokio::select! {
-            () = &mut closed => return,
-            count = gather(&queue, &mut gathered) => if count == 0 { return },
+        let asked = tokio::select! {
+            () = &mut closed => 0,
+            asked = gather(&queue, &mut gathered) => asked,
+        };
+        if asked == 0 {
+            break;
         }
         let (asks, tell): (Vec<_>, Vec<_>) = gathered.into_iter().unzip();
         let told = timeout(PATIENCE, ask(&pool, held.take(), &asks)).await;
@@ -109,13 +133,17 @@ where
             }
         }
     }
+    if let Some(Held { connection, .. }) = held {
+        // A database that is told of the end is better than one that finds out; nothing is lost either way.
+        let _ = connection.close().await;
+    }
 }
 
 async fn gather<T>(queue: &Mutex<mpsc::Receiver<T>>, gathered: &mut Vec<T>) -> usize {
     queue.lock().await.recv_many(gathered, MOST_AT_ONCE).await
 }
 
-async fn ask<DB: Database, A: Ask<DB>>(
+async fn ask<DB: Gathers, A: Ask<DB>>(
     pool: &Pool<DB>,
     held: Option<Held<DB>>,
     asks: &[A],
@@ -123,13 +151,17 @@ async fn ask<DB: Database, A: Ask<DB>>(
     let mut connection = match held {
         Some(mut held) if held.used_at.elapsed() > SURELY_ALIVE => match held.connection.ping().await {
             Ok(()) => held.connection,
-            Err(_) => pool.acquire().await?,
+            Err(_) => connect(pool).await?,
         },
         Some(held) => held.connection,
-        None => pool.acquire().await?,
+        None => connect(pool).await?,
     };
-    // Whatever it is in the middle of when it is dropped, nobody else shall find it so.
-    connection.close_on_drop();
     let answers = A::ask(&mut connection, asks).await?;
     Ok((answers, Held { connection, used_at: Instant::now() }))
+}
+
+async fn connect<DB: Gathers>(pool: &Pool<DB>) -> Result<DB::Connection, sqlx::Error> {
+    let mut connection = DB::Connection::connect_with(&pool.connect_options()).await?;
+    DB::ready(&mut connection).await?;
+    Ok(connection)
 }

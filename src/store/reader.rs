@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection};
+use sqlx::{FromRow, PgConnection, Postgres, Sqlite, SqliteConnection};
 
 use super::{
     Error, Store,
@@ -62,6 +62,16 @@ struct Wanted {
 
 type Row = (String, String, i64, Option<DateTime<Utc>>, Vec<u8>);
 
+#[derive(FromRow)]
+struct Placed {
+    place: i64,
+    id: String,
+    acs_id: String,
+    generation: i64,
+    logins_valid_from: Option<DateTime<Utc>>,
+    kept_tokens: Vec<u8>,
+}
+
 impl Reader {
     /// Begins to read, until it is dropped or the store is closed.
     #[must_use]
@@ -94,12 +104,13 @@ impl Ask<Postgres> for Wanted {
         }
         let issuers: Vec<_> = wanted.iter().map(|wanted| wanted.user.issuer.as_str()).collect();
         let subjects: Vec<_> = wanted.iter().map(|wanted| wanted.user.subject.as_str()).collect();
-        let found: Vec<(i64, String, String, i64, Option<DateTime<Utc>>, Vec<u8>)> =
+        let found: Vec<Placed> =
             sqlx::query_as(READ_MANY).bind(now(wanted)).bind(issuers).bind(subjects).fetch_all(connection).await?;
         let mut rows: Vec<Option<Row>> = wanted.iter().map(|_| None).collect();
-        for (place, id, acs_id, generation, valid_from, kept) in found {
-            let place = usize::try_from(place - 1).ok().and_then(|place| rows.get_mut(place));
-            *place.ok_or(sqlx::Error::RowNotFound)? = Some((id, acs_id, generation, valid_from, kept));
+        for row in found {
+            let place = usize::try_from(row.place - 1).ok().and_then(|place| rows.get_mut(place));
+            *place.ok_or(sqlx::Error::RowNotFound)? =
+                Some((row.id, row.acs_id, row.generation, row.logins_valid_from, row.kept_tokens));
         }
         Ok(rows)
     }

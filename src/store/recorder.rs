@@ -42,7 +42,17 @@ macro_rules! record {
 
 const RECORD: &str = record!("", "$1", "$2", "$3", "$4", "$5", "$6", "$7");
 
-/// The same for each of a list, with their audit rows, in one statement and so in one transaction.
+/// The same with its audit row, in one statement and so in one transaction.
+const RECORD_ONE: &str = concat!(
+    "WITH minted AS (",
+    record!("", "$1", "$2", "$3", "$4", "$5", "$6", "$7"),
+    " RETURNING id)
+     INSERT INTO audit_events (id, at, action, actor_kind, actor, user_id, acs_id, request_id, client,
+                               token_fingerprint, token_scopes, token_expires_at, generation, detail)
+     SELECT $8, $1, $16, $9, $10, id, $5, $11, $12, $13, $14, $2, $4, $15 FROM minted"
+);
+
+/// The same for each of a list.
 const RECORD_MANY: &str = concat!(
     "WITH wanted AS (
         SELECT * FROM UNNEST($1::TIMESTAMPTZ[], $2::TIMESTAMPTZ[], $3::TEXT[], $4::BIGINT[], $5::TEXT[], $6::BYTEA[],
@@ -133,6 +143,26 @@ impl Ask<Postgres> for Mint {
     type Answer = bool;
 
     async fn ask(connection: &mut PgConnection, mints: &[Self]) -> Result<Vec<bool>, sqlx::Error> {
+        if let [mint] = mints {
+            let query = sqlx::query(RECORD_ONE)
+                .bind(mint.now)
+                .bind(mint.token.expires_at)
+                .bind(mint.user.as_str())
+                .bind(mint.generation)
+                .bind(mint.acs_id.as_str())
+                .bind(mint.kept.as_ref().map(|kept| kept.sealed.as_slice()))
+                .bind(mint.kept.as_ref().map(KeptTokens::last_day))
+                .bind(Uuid::now_v7())
+                .bind(mint.event.actor.kind())
+                .bind(mint.event.actor.name())
+                .bind(mint.event.trace.request_id.as_deref())
+                .bind(client(&mint.event))
+                .bind(mint.token.fingerprint.as_str())
+                .bind(mint.token.scopes.as_str())
+                .bind(mint.event.detail.as_ref().map(Json::<&Value>))
+                .bind(mint.event.action.as_str());
+            return Ok(vec![query.execute(connection).await?.rows_affected() == 1]);
+        }
         let mut recorded = vec![false; mints.len()];
         for round in rounds(mints) {
             let each = round.iter().map(|(_, mint)| *mint);

@@ -186,3 +186,11 @@ fn sealing_keys_are_checked_at_the_start() {
     let told = with(&[("VENDOR__ACS__SECOND_ACCESS_KEY", "no base64!")]).unwrap_err().to_string();
     assert!(told.contains("acs.second_access_key: the key is not base64"), "{told}");
 }
+
+#[test]
+fn connections_must_be_more_than_those_that_are_kept() {
+    for (most, good) in [("0", false), ("4", false), ("5", true), ("100", true)] {
+        let faults = with(&[("VENDOR__DATABASE__MAX_CONNECTIONS", most)]);
+        assert_eq!(faults.as_ref().map_err(keys).err(), (!good).then(|| vec!["database.max_connections"]), "{most}");
+    }
+}
