@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod audit;
+mod connection;
 mod docs;
 mod extract;
 mod gate;

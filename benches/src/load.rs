@@ -79,7 +79,7 @@ pub struct Herd {
 pub async fn herd(urls: &[String], logins: Vec<String>) -> anyhow::Result<Herd> {
     #[expect(clippy::disallowed_methods, reason = "a client of the benchmarks, not of the service")]
     let http =
-        reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_secs(60)).build()?;
+        reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_mins(1)).build()?;
     let begun = Instant::now();
     let urls: Arc<[String]> = urls.iter().map(|url| format!("{url}/token")).collect();
     let users: Vec<_> = logins

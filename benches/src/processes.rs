@@ -32,7 +32,7 @@ impl Process {
     /// Waits until a URL is answered, whatever the answer; returns how long that took.
     pub async fn wait_for(&mut self, http: &reqwest::Client, url: &str) -> anyhow::Result<Duration> {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(60) {
+        while begun.elapsed() < Duration::from_mins(1) {
             if http.get(url).send().await.is_ok_and(|answer| !answer.status().is_server_error()) {
                 return Ok(begun.elapsed());
             }

@@ -1,6 +1,6 @@
 //! What was measured: kept as JSON, told as a table, drawn as bars.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use anyhow::Context;
 use plotters::prelude::*;
@@ -167,7 +167,8 @@ impl Report {
                     Some(false) => "**no**",
                     None => "",
                 };
-                table.push_str(&format!("| {name} | {what} | {value} | {to_reach} | {verdict} |\n"));
+                // Writing into a text cannot fail.
+                let _ = writeln!(table, "| {name} | {what} | {value} | {to_reach} | {verdict} |");
             }
         }
         table
@@ -182,9 +183,9 @@ fn draw(figure: &Figure, path: &Path) -> anyhow::Result<()> {
         }
         units
     });
-    let bar_px = 26;
+    let row_height = 26;
     let rows = i32::try_from(figure.series.len() + units.len())?;
-    let height = u32::try_from(rows * bar_px + 16)?;
+    let height = u32::try_from(rows * row_height + 16)?;
     let root = SVGBackend::new(path, (760, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let (label_x, bar_x, bar_width) = (10, 250, 380.0);
@@ -197,21 +198,21 @@ fn draw(figure: &Figure, path: &Path) -> anyhow::Result<()> {
             (label_x, y + 5),
             ("sans-serif", 13).into_font().color(&BLACK.mix(0.6)),
         ))?;
-        y += bar_px;
+        y += row_height;
         for series in of_unit {
             #[expect(clippy::cast_possible_truncation, reason = "a place in a picture")]
             let at = |value: f64| bar_x + (value / most * bar_width) as i32;
             let ours = series.name.starts_with("ours");
             let color = if ours { RGBColor(37, 99, 235) } else { RGBColor(148, 163, 184) };
             let median = series.median();
-            root.draw(&Rectangle::new([(bar_x, y + 3), (at(median), y + bar_px - 6)], color.filled()))?;
+            root.draw(&Rectangle::new([(bar_x, y + 3), (at(median), y + row_height - 6)], color.filled()))?;
             let least = series.rounds.iter().copied().fold(f64::INFINITY, f64::min);
             let greatest = series.rounds.iter().copied().fold(0.0, f64::max);
-            let middle = y + bar_px / 2 - 2;
+            let middle = y + row_height / 2 - 2;
             root.draw(&PathElement::new([(at(least), middle), (at(greatest), middle)], BLACK.mix(0.7)))?;
             root.draw(&Text::new(series.name.clone(), (label_x, y + 5), ("sans-serif", 14)))?;
             root.draw(&Text::new(rounded(median), (at(greatest) + 8, y + 5), ("sans-serif", 14)))?;
-            y += bar_px;
+            y += row_height;
         }
     }
     root.present()?;

@@ -60,7 +60,7 @@ pub const NO_BUDGET: &str = "[budget]\ncreate = 100000000\ncreate_with_token = 1
 impl World {
     pub async fn new(folder: &Path, postgres: &str) -> anyhow::Result<Self> {
         #[expect(clippy::disallowed_methods, reason = "a client of the benchmarks, not of the service")]
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build()?;
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(2)).build()?;
         let issuer = Issuer::start(folder).await?;
         Ok(Self { folder: folder.to_owned(), http, issuer, postgres: postgres.to_owned() })
     }

@@ -120,7 +120,7 @@ async fn head_that_does_not_come_to_its_end_is_given_up() {
     assert_eq!(read_to_end(connection).await, "");
 }
 
-/// The deadline is for heads that have begun: load balancers keep connections for later.
+/// The deadline is for heads that have begun: load balancers keep connections for later, and those at rest wake up.
 #[tokio::test]
 async fn idle_connection_is_kept_for_the_next_request() {
     let app = start("[server]\nheader_timeout = \"100ms\"").await;
@@ -130,7 +130,7 @@ async fn idle_connection_is_kept_for_the_next_request() {
         let mut answer = [0; 4096];
         let length = connection.read(&mut answer).await.unwrap();
         assert!(answer[..length].starts_with(b"HTTP/1.1 401"), "the connection is still good");
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
     }
 }
 

@@ -19,9 +19,9 @@ const LEAST_S: f64 = 30.0;
 pub async fn measure(world: &World) -> anyhow::Result<(Figure, Figure)> {
     let limits: Vec<_> = LIMITS.iter().map(|(call, calls)| format!("--limit={call}={calls}")).collect();
     let emulator = world.emulator("p3-emulator", &limits.iter().map(String::as_str).collect::<Vec<_>>()).await?;
-    let budget: String = LIMITS.iter().map(|(call, calls)| format!("{call} = {calls}\n")).collect();
+    let budget = LIMITS.map(|(call, calls)| format!("{call} = {calls}")).join("\n");
     let database = world.database("bench_p3").await?;
-    let more = format!("[budget]\n{budget}");
+    let more = format!("[budget]\n{budget}\n");
     let setup = Setup { database: &database, emulator: &emulator.url, reuse: true, more: &more };
     let mut replicas = Vec::new();
     for name in ["p3-first", "p3-second", "p3-third"] {
