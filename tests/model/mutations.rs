@@ -137,6 +137,16 @@ without! {
         in with(&scenarios::IMPORT, 1, 2, NO_FAULTS);
     calls_that_act_without_end_kill_every_fresh_token: [] breaks HonestAreServed
         in Config { calls_act_for: scenarios::WITHOUT_END, ..with(&scenarios::REVOKE, 1, 1, [0, 1, 0]) };
+    a_mint_in_flight_survives_the_revocation_of_everyone: [EpochSteps] breaks NothingAfterRevoke
+        in with(&scenarios::EVERYONE, 1, 1, NO_FAULTS);
+    a_first_token_leaves_after_the_revocation_of_everyone: [EpochSteps] breaks NothingAfterRevoke
+        in with(&scenarios::NEWCOMERS, 1, 1, NO_FAULTS);
+    an_old_login_gets_in_where_the_row_is_behind: [EpochRead] breaks OldLoginsStayOut
+        in with(&scenarios::EVERYONE, 1, 1, NO_FAULTS);
+    an_old_login_of_a_newcomer_gets_in: [EpochUnknown] breaks OldLoginsStayOut
+        in with(&scenarios::NEWCOMERS, 1, 1, NO_FAULTS);
+    a_row_is_caught_up_and_its_tokens_live_on: [EpochOperation] breaks OldTokensDie
+        in with(&scenarios::EVERYONE, 1, 1, NO_FAULTS);
     unblock_lifts_more_than_the_block: [Unblock] breaks HonestAreServed
         in with(&scenarios::LOGINS, 1, 2, NO_FAULTS);
 }

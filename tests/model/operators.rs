@@ -30,6 +30,13 @@ pub fn steps(steps: &mut Steps<'_>) {
                     revoke(steps, &mut to, true, true);
                     steps.on(act("block is committed and answered 202", 0, 0), to);
                 }
+                Operator::RevokeEveryone => {
+                    to.truth.epoch += 1;
+                    to.truth.logins_valid_from = to.now;
+                    to.everyone.epoch += 1;
+                    to.everyone.logins_valid_from = to.now;
+                    steps.on(act("the revocation of everyone is committed and answered 202", 0, 0), to);
+                }
                 Operator::Unblock => unblock(steps, to),
                 Operator::Delete => delete(steps, to),
                 Operator::Import => import(steps, to),
@@ -107,6 +114,9 @@ fn import(steps: &mut Steps<'_>, to: State) {
             continue;
         }
         let mut to = to;
+        if row.status == Status::NoRow {
+            to.catch_up_row();
+        }
         to.row.status = Status::Active;
         to.row.identity = identity;
         let text = if again { "import of identity {b} again" } else { "import of identity {b}" };

@@ -89,8 +89,9 @@ impl State {
         let servable = self.row.status == Status::Active
             && !self.row.blocked
             && self.stored.identity != 0
-            && (self.stored.generation == self.row.generation || !config.has(Rule::ReuseGeneration))
+            && (self.stored.generation == self.generation(config) || !config.has(Rule::ReuseGeneration))
             && self.dead(config, self.stored)
+            && !(self.is_behind() && config.has(Rule::EpochRead))
             && !self.held(config);
         Broken::when(servable, Promise::NoDeadStored)
     }
@@ -107,6 +108,7 @@ impl State {
             && self.strays.iter().all(gone)
             && self.now >= row.held_until
             && (self.now >= row.no_reuse_before || row.no_reuse_before == NEVER)
+            && !self.is_behind()
             && !self.apart
     }
 
@@ -120,10 +122,12 @@ impl State {
         // A claim that still stands will be counted by whoever takes it over.
         let counted = row.possible_orphans + u8::from(row.status == Status::Creating);
         // A stored token is checked by P3; without one, an honest user's request mints now.
-        let reuse = self.stored.identity != 0 && self.stored.generation == row.generation;
+        let reuse = self.stored.identity != 0 && self.stored.generation == self.generation(config);
+        let survives = self.truth.handed_out.iter().any(|token| token.identity != 0 && token.epoch < self.truth.epoch);
         let fresh = Token { identity: row.identity, issued: self.acs_now(config), ..Token::default() };
         let served = row.blocked || row.status != Status::Active || reuse || !self.dead(config, fresh);
         Broken::when(stuck, Promise::Settles)
+            .and(Broken::when(survives, Promise::OldTokensDie))
             .and(Broken::when(forgotten || (1..5).filter(lost).count() > usize::from(counted), Promise::NoSilentOrphan))
             .and(Broken::when(!served && !stuck, Promise::HonestAreServed))
     }

@@ -105,6 +105,12 @@ fn begin(steps: &mut Steps<'_>, replica: u8) {
 fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let (from, row) = (steps.from, steps.from.row);
     let mut to = *from;
+    if from.is_behind() && steps.has(Rule::EpochRead) {
+        to.catch_up(steps.config);
+        steps.on(act("{a} finds the row behind and catches it up", replica, 0), to);
+        return;
+    }
+    let generation = from.generation(steps.config);
     let check = match row.status {
         Status::Unbound => Rule::LoginCheckUnbound,
         _ => Rule::LoginCheck,
@@ -112,7 +118,9 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let has_row = row.status != Status::NoRow;
     let superseded = row.blocked || (request.login < row.logins_valid_from && steps.has(check));
     let forgotten = steps.config.is_forgotten(request.login, from.now) && (has_row || steps.has(Rule::LoginAge));
-    let refused = forgotten || (has_row && superseded);
+    let too_old_for_everyone =
+        !has_row && request.login < from.everyone.logins_valid_from && steps.has(Rule::EpochUnknown);
+    let refused = forgotten || (has_row && superseded) || too_old_for_everyone;
     let waits = match row.status {
         Status::Deleting => true,
         Status::Creating => !row.claim_ran_out,
@@ -120,7 +128,7 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
         Status::NoRow | Status::Unbound => false,
     };
     let reads = &mut to.requests[usize::from(replica)];
-    *reads = Request { generation: row.generation, identity: row.identity, epoch: from.truth.epoch, ..request };
+    *reads = Request { generation, identity: row.identity, epoch: from.truth.epoch, ..request };
     if refused || waits {
         *reads = Request::default();
         steps.on(act("{a} reads: refused or gives up waiting", replica, 0), to);
@@ -128,7 +136,7 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
         reads.phase = Phase::Claim;
         steps.on(act("{a} reads: no identity, will claim", replica, 0), to);
     } else if from.stored.identity != 0
-        && (from.stored.generation == row.generation || !steps.has(Rule::ReuseGeneration))
+        && (from.stored.generation == generation || !steps.has(Rule::ReuseGeneration))
     {
         *reads = Request::default();
         let dead = from.dead(steps.config, from.stored);
@@ -154,7 +162,7 @@ fn hand_out(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let joined = other.phase == Phase::Joined;
     let mut to = *from;
     let usable = row.status == Status::Active && !row.blocked && !from.held(steps.config);
-    let still_right = (row.generation == request.generation || !steps.has(Rule::MintGeneration))
+    let still_right = (from.generation(steps.config) == request.generation || !steps.has(Rule::MintGeneration))
         && (row.identity == request.identity || !steps.has(Rule::MintIdentity))
         && (usable || !steps.has(Rule::MintState));
     if !still_right {
@@ -189,7 +197,8 @@ fn claim(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let mut to = *from;
     let claims = &mut to.requests[usize::from(replica)];
     let takes_over = row.status == Status::Creating && row.claim_ran_out;
-    let same = row.generation == request.generation || !steps.has(Rule::ClaimGeneration);
+    let generation = from.generation(steps.config);
+    let same = generation == request.generation || !steps.has(Rule::ClaimGeneration);
     let free = row.status == Status::NoRow || (same && !row.blocked && (takes_over || row.status == Status::Unbound));
     if !free {
         again(claims);
@@ -199,9 +208,12 @@ fn claim(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let claim = row.claims_made + 1;
     claims.phase = Phase::CreateSent;
     claims.claim = claim;
-    if row.status == Status::NoRow || !steps.has(Rule::ClaimGeneration) {
-        // Without the rule the claim goes by the generation of now, which the login was never checked against.
-        claims.generation = row.generation;
+    if !steps.has(Rule::ClaimGeneration) {
+        // The claim goes by the generation of now, which the login was never checked against.
+        claims.generation = generation;
+    }
+    if row.status == Status::NoRow {
+        to.catch_up_row();
     }
     if takes_over && steps.has(Rule::CountOrphan) {
         to.row.possible_orphans += 1;
@@ -240,7 +252,8 @@ fn bind(steps: &mut Steps<'_>, replica: u8, request: Request) {
     to.row.claim_ran_out = false;
     to.row.last_minted = request.answered;
     let stolen = Broken::when(!creating, Promise::MappingIsSafe);
-    if (row.generation == request.generation && !row.blocked) || !steps.has(Rule::BindGeneration) {
+    let current = from.generation(steps.config) == request.generation;
+    if (current && !row.blocked) || !steps.has(Rule::BindGeneration) {
         let token = token_of(request);
         to.requests[index] = Request::default();
         to.stored = token;

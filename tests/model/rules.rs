@@ -62,6 +62,10 @@ rules! {
     ImportState "import only where there is no row or an unbound one";
     ImportNamed "import of an identity that a delete or discard names is refused";
     Unblock "unblock clears the block and nothing else";
+    EpochSteps "revoking everyone steps the generation of every user, by a number that is added to it";
+    EpochRead "whoever finds a row behind the present epoch first catches it up";
+    EpochUnknown "where there is no row, the login is at least as new as everyone's `logins_valid_from`";
+    EpochOperation "catching up queues a revocation where there is an identity";
 }
 
 /// The rules that a run obeys.

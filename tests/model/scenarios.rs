@@ -32,6 +32,7 @@ pub enum Clocks {
 pub enum Operator {
     Revoke,
     RevokeKeepingLogins,
+    RevokeEveryone,
     Block,
     Unblock,
     Delete,
@@ -243,6 +244,25 @@ pub const FLIGHT: Config = Config {
     old_logins: true,
     faults_until: 3,
     budget: budget(3, 1, 0, 0, 0),
+    ..BASE
+};
+
+/// Everyone is revoked, with a user who has an identity.
+pub const EVERYONE: Config = Config {
+    name: "everyone",
+    operators: &[Operator::RevokeEveryone, Operator::RevokeKeepingLogins],
+    old_logins: true,
+    budget: budget(2, 2, 0, 1, 0),
+    ..BASE
+};
+
+/// Everyone is revoked, with a user who is unknown, being created, or deleted.
+pub const NEWCOMERS: Config = Config {
+    name: "newcomers",
+    starts_active: false,
+    operators: &[Operator::RevokeEveryone, Operator::Delete],
+    old_logins: true,
+    budget: budget(2, 2, 0, 0, 1),
     ..BASE
 };
 

@@ -43,6 +43,8 @@ pub struct Row {
     pub blocked: bool,
     pub generation: u8,
     pub logins_valid_from: u8,
+    /// The last revocation of everyone that was carried over to this row.
+    pub epoch: u8,
     pub held_until: u8,
     pub no_reuse_before: u8,
     pub last_minted: u8,
@@ -53,6 +55,13 @@ pub struct Row {
     pub possible_orphans: u8,
     /// Gives every claim an id of its own.
     pub claims_made: u8,
+}
+
+/// What was done to everyone at once, without touching a row.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Everyone {
+    pub epoch: u8,
+    pub logins_valid_from: u8,
 }
 
 /// What an operation wants from ACS.
@@ -196,6 +205,7 @@ pub struct State {
     /// Whether the two clocks are in different seconds.
     pub apart: bool,
     pub row: Row,
+    pub everyone: Everyone,
     pub stored: Token,
     pub operations: [Operation; 4],
     pub life: [Life; 6],
@@ -242,9 +252,35 @@ impl State {
                 || self.row.pending != 0)
     }
 
+    /// The generation that is read and compared: the user's own and everyone's together.
+    pub fn generation(&self, config: &Config) -> u8 {
+        self.row.generation + if config.has(Rule::EpochSteps) { self.everyone.epoch } else { 0 }
+    }
+
+    /// Tells whether everyone was revoked and the row does not know of it yet.
+    pub fn is_behind(&self) -> bool {
+        self.row.status != Status::NoRow && self.row.epoch < self.everyone.epoch
+    }
+
+    /// Carries what was done to everyone over to the row; what is new starts there.
+    pub fn catch_up_row(&mut self) {
+        self.row.epoch = self.everyone.epoch;
+        self.row.logins_valid_from = self.row.logins_valid_from.max(self.everyone.logins_valid_from);
+    }
+
+    /// Does to the user what was done to everyone.
+    pub fn catch_up(&mut self, config: &Config) {
+        self.catch_up_row();
+        self.stored = Token::default();
+        if self.row.status == Status::Active && config.has(Rule::EpochOperation) {
+            self.accept(config, Kind::Revoke, self.row.identity);
+        }
+    }
+
     /// What revoke, block and delete have in common.
     pub fn fence(&mut self, config: &Config, reject_older_logins: bool) {
         self.truth.epoch += 1;
+        self.catch_up_row();
         if config.has(Rule::GenerationMoves) {
             self.row.generation += 1;
         }

@@ -85,6 +85,7 @@ pub fn steps(config: &Config, from: &State, out: &mut Vec<Step>) {
     }
     workers::claims_run_out(&mut steps);
     creation_claim_runs_out(&mut steps);
+    row_is_caught_up(&mut steps);
     strays_act(&mut steps);
     if steps.faults() {
         replicas_crash(&mut steps);
@@ -113,6 +114,15 @@ fn creation_claim_runs_out(steps: &mut Steps<'_>) {
         "a dead creator's claim runs out"
     };
     steps.on(act(text, 0, 0), to);
+}
+
+/// A worker goes through the rows that are behind.
+fn row_is_caught_up(steps: &mut Steps<'_>) {
+    if steps.from.is_behind() {
+        let mut to = *steps.from;
+        to.catch_up(steps.config);
+        steps.on(act("a worker catches the row up", 0, 0), to);
+    }
 }
 
 /// Calls that nobody waits for any more take effect late.
