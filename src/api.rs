@@ -1,5 +1,6 @@
 //! The JSON of our own API: shapes only, shared by the server, the client and `openapi.yaml`.
 
+mod bulk;
 mod operators;
 mod trail;
 
@@ -7,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
+pub use bulk::*;
 pub use operators::*;
 pub use trail::*;
 

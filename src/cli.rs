@@ -1,10 +1,12 @@
 //! The command line.
 
 mod audit;
+mod import;
 mod operations;
 mod ops_key;
 mod quickstart;
 mod remote;
+mod revoke;
 mod table;
 mod users;
 
@@ -58,6 +60,14 @@ enum Command {
     },
     /// Look after app users, over the HTTP API of a running service.
     Users(users::Options),
+    /// Take the access of many users away at once, or everyone's, over the HTTP API.
+    Revoke(revoke::Options),
+    /// Look at revocations of many, and how far they have come, over the HTTP API.
+    Revocations(revoke::ListOptions),
+    /// Import which identity is whose, from a file, over the HTTP API.
+    Import(import::Options),
+    /// Export which identity is whose, over the HTTP API.
+    Export(import::ExportOptions),
     /// Look at the work at ACS that was accepted, over the HTTP API.
     Operations(operations::Options),
     /// Read who did what, and when, over the HTTP API.
@@ -151,6 +161,10 @@ impl Cli {
             }
             Command::Openapi { format } => print_openapi(format),
             Command::Users(options) => users::run(options, &config::environment()).await,
+            Command::Revoke(options) => revoke::run(options, &config::environment()).await,
+            Command::Revocations(options) => revoke::list(options, &config::environment()).await,
+            Command::Import(options) => import::run(options, &config::environment()).await,
+            Command::Export(options) => import::export(options, &config::environment()).await,
             Command::Operations(options) => operations::run(options, &config::environment()).await,
             Command::Audit(options) => audit::run(options, &config::environment()).await,
             Command::OpsKey(command) => ops_key::run(&command),

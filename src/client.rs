@@ -1,12 +1,17 @@
 //! Our own API as a client: what the container's health check and the operator's commands ask.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, io, time::Duration};
 
 use anyhow::{Context, bail, ensure};
+use futures_util::{Stream, TryStreamExt, stream::BoxStream};
 use reqwest::{Method, RequestBuilder, Response, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::Value;
+use tokio_util::{
+    codec::{FramedRead, LinesCodec},
+    io::StreamReader,
+};
 use url::Url;
 use uuid::Uuid;
 
@@ -14,6 +19,9 @@ use crate::api::ProblemDocument;
 
 /// How long an answer may take: longer than the service waits for ACS before it answers 202.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The longest line of an answer.
+const MAX_LINE_BYTES: usize = 64 * 1024;
 
 /// Asks a replica whether it is ready.
 ///
@@ -83,6 +91,31 @@ impl Client {
         self.write(Method::DELETE, path, body).await
     }
 
+    /// Sends lines as they come, and returns the lines of the answer as they come.
+    ///
+    /// # Errors
+    /// When nobody answers, or the answer is a problem.
+    pub async fn post_lines(
+        &self,
+        path: &[&str],
+        lines: BoxStream<'static, io::Result<Vec<u8>>>,
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<String>> + use<>> {
+        let request = self
+            .http
+            .post(address(&self.base, path, &[])?)
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .body(reqwest::Body::wrap_stream(lines));
+        let answer = self.send(request).await?;
+        if !answer.status().is_success() {
+            self.read(answer).await?;
+            bail!("the service did not take the lines");
+        }
+        let reader = StreamReader::new(answer.bytes_stream().map_err(|error| io::Error::other(error.without_url())));
+        let lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE_BYTES));
+        Ok(lines.map_err(|error| anyhow::Error::new(error).context("the connection broke")))
+    }
+
     /// A key of its own for each write, so that a proxy which sends it twice does it once.
     async fn write(&self, method: Method, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
         let request = self.request(method, path, &[])?.header("idempotency-key", Uuid::new_v4().to_string()).json(body);
@@ -98,13 +131,21 @@ impl Client {
     }
 
     async fn answer(&self, request: RequestBuilder) -> anyhow::Result<Value> {
-        let no_answer = |error: reqwest::Error| {
-            anyhow::Error::new(error.without_url()).context(format!("no answer from {}", self.base))
-        };
-        let answer = request.send().await.map_err(no_answer)?;
+        self.read(self.send(request).await?).await
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        request.send().await.map_err(|error| self.no_answer(error))
+    }
+
+    fn no_answer(&self, error: reqwest::Error) -> anyhow::Error {
+        anyhow::Error::new(error.without_url()).context(format!("no answer from {}", self.base))
+    }
+
+    async fn read(&self, answer: Response) -> anyhow::Result<Value> {
         let status = answer.status();
         let is_problem = has_type(&answer, "application/problem+json");
-        let body = answer.bytes().await.map_err(no_answer)?;
+        let body = answer.bytes().await.map_err(|error| self.no_answer(error))?;
         if status.is_success() {
             return serde_json::from_slice(&body)
                 .with_context(|| format!("{} answered {status} without JSON: is it this service?", self.base));

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod clock;
 pub mod operation;
 pub mod policy;
+pub mod revocation;
 pub mod scope;
 pub mod token;
 pub mod user;

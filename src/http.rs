@@ -8,11 +8,13 @@ mod docs;
 mod extract;
 mod gate;
 mod idempotency;
+mod import;
 mod me;
 mod middleware;
 mod operations;
 mod paging;
 mod problem;
+mod revocations;
 mod serve;
 mod token;
 mod users;
@@ -90,8 +92,8 @@ impl Default for Settings {
     }
 }
 
-/// The largest body that an operator's request may have: a thousand references of the greatest length.
-const MAX_OPS_BODY_BYTES: usize = 512 * 1024;
+/// The largest body that an operator's request may have: ten thousand references of a usual length.
+const MAX_OPS_BODY_BYTES: usize = 1024 * 1024;
 
 /// The limits for callers, counted in this replica.
 pub struct Limits {
@@ -244,7 +246,7 @@ fn ops_routes(api: &Api) -> OpenApiRouter<Api> {
     let idempotent = axum_middleware::from_fn_with_state(api.clone(), idempotency::idempotent);
     // Operators are known before their bodies are read.
     let large = DefaultBodyLimit::max(MAX_OPS_BODY_BYTES);
-    documented_ops_routes().layer(idempotent).layer(large).merge(documented_token_routes())
+    documented_ops_routes().layer(idempotent).layer(large).merge(documented_unkept_routes())
 }
 
 fn documented_ops_routes() -> OpenApiRouter<Api> {
@@ -257,14 +259,17 @@ fn documented_ops_routes() -> OpenApiRouter<Api> {
         .routes(routes!(access::revoke_user))
         .routes(routes!(access::block_user))
         .routes(routes!(access::unblock_user))
+        .routes(routes!(access::allow_older_logins))
+        .routes(routes!(revocations::revoke_many, revocations::list_revocations))
+        .routes(routes!(revocations::get_revocation))
         .routes(routes!(operations::list_operations))
         .routes(routes!(operations::get_operation))
         .routes(routes!(audit::list_audit))
 }
 
-/// Apart, because answers with tokens must not be kept for repeated requests.
-fn documented_token_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(users::issue_user_token))
+/// Apart, because answers with tokens must not be kept for repeated requests, and streams cannot be.
+fn documented_unkept_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(users::issue_user_token)).routes(routes!(import::import_users))
 }
 
 /// Returns the description of the whole API: what is routed is in `openapi.yaml`.
@@ -274,7 +279,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         .merge(documented_user_routes())
         .merge(documented_self_revoke())
         .merge(documented_ops_routes())
-        .merge(documented_token_routes())
+        .merge(documented_unkept_routes())
         .split_for_parts()
         .1
 }

@@ -13,6 +13,7 @@ mod lookup;
 mod mint;
 mod purge;
 mod reuse;
+mod revocations;
 mod settle;
 pub mod upstream;
 
@@ -33,9 +34,10 @@ use flight::Flights;
 use upstream::Upstream;
 
 pub use fence::{Changed, FenceKind, Order};
-pub use import::ImportOutcome;
+pub use import::{ImportOutcome, ImportedMany};
 pub use issue::{Asker, How, Issued, Wanted};
 pub use lookup::{Ensured, Lookup};
+pub use revocations::{Estimate, RevocationStatus, Whom};
 
 /// What tokens are like, and how long a request waits.
 #[derive(Clone, Debug, Deserialize)]

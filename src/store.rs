@@ -7,13 +7,16 @@
 
 mod audit;
 mod budget;
+mod everyone;
 mod fences;
 mod gather;
 mod idempotency;
 mod identities;
+mod imports;
 mod operations;
 mod reader;
 mod recorder;
+mod revocations;
 mod schema;
 mod tokens;
 mod users;
@@ -31,6 +34,7 @@ use sqlx::{
 
 pub use audit::{AuditFilter, AuditRow, HeldToken};
 pub use budget::BudgetRow;
+pub use everyone::Everyone;
 pub use fences::Fence;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};

@@ -4,10 +4,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::Service;
+use crate::service::{Error, Service};
 
 /// How eagerly accepted work is looked for.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,6 +30,12 @@ impl Default for Settings {
 /// How often what has served its time is forgotten.
 const PURGE_INTERVAL: Duration = Duration::from_mins(10);
 
+/// Does what is due, and tells when the next thing is.
+async fn work(service: &Service, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
+    let due = service.settle_due(at_once).await?;
+    if service.advance_revocations().await? { Ok(Some(service.now())) } else { Ok(due) }
+}
+
 /// Works until told to stop, finishing the attempts that were begun.
 pub async fn run(
     service: Arc<Service>,
@@ -39,7 +46,7 @@ pub async fn run(
     let mut next_purge = tokio::time::Instant::now();
     let mut database_is_away = false;
     while !stop.is_cancelled() {
-        let mut outcome = service.settle_due(settings.at_once).await;
+        let mut outcome = work(&service, settings.at_once).await;
         if outcome.is_ok() && tokio::time::Instant::now() >= next_purge {
             next_purge = tokio::time::Instant::now() + PURGE_INTERVAL;
             if let Err(error) = service.purge(audit_retention).await {

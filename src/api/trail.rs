@@ -94,8 +94,8 @@ pub struct AuditEvent {
     pub actor_kind: String,
     /// Which one.
     pub actor: String,
-    /// To whom.
-    pub user: String,
+    /// To whom; none where it was done to everyone.
+    pub user: Option<String>,
     /// The identity concerned.
     pub communication_user_id: Option<String>,
     /// The operation concerned.

@@ -59,7 +59,7 @@ fn row(event: &AuditEvent) -> [String; 7] {
         table::time(event.at),
         event.action.clone(),
         actor,
-        event.user.clone(),
+        event.user.clone().unwrap_or_else(|| "everyone".to_owned()),
         table::or_nothing(event.client.as_ref()),
         table::or_nothing(event.request_id.as_ref()),
         table::or_nothing(event.detail.as_ref()),

@@ -17,8 +17,8 @@ pub struct Event {
     pub action: Action,
     /// Who did it.
     pub actor: Actor,
-    /// The app user it was done to.
-    pub user: UserId,
+    /// The app user it was done to; none where it was done to everyone.
+    pub user: Option<UserId>,
     /// The ACS identity that it concerned.
     pub acs_id: Option<AcsId>,
     /// The operation that it concerned.
@@ -35,7 +35,13 @@ impl Event {
     /// Makes an event without an identity, an operation, a token or detail.
     #[must_use]
     pub fn new(action: Action, actor: Actor, user: UserId, trace: Trace) -> Self {
-        Self { action, actor, user, acs_id: None, operation: None, token: None, trace, detail: None }
+        Self { action, actor, user: Some(user), acs_id: None, operation: None, token: None, trace, detail: None }
+    }
+
+    /// Makes an event of something that was done to everyone.
+    #[must_use]
+    pub fn of_everyone(action: Action, actor: Actor, trace: Trace) -> Self {
+        Self { action, actor, user: None, acs_id: None, operation: None, token: None, trace, detail: None }
     }
 }
 
@@ -79,6 +85,10 @@ pub enum Action {
     TokenReused,
     /// Access was revoked.
     AccessRevoked,
+    /// Everyone's access was revoked.
+    EveryoneRevoked,
+    /// Logins from before the last revocation are good again.
+    OlderLoginsAllowed,
     /// The user was blocked.
     UserBlocked,
     /// The block was lifted.
@@ -103,6 +113,8 @@ impl Action {
             Self::TokenMinted => "token_minted",
             Self::TokenReused => "token_reused",
             Self::AccessRevoked => "access_revoked",
+            Self::EveryoneRevoked => "everyone_revoked",
+            Self::OlderLoginsAllowed => "older_logins_allowed",
             Self::UserBlocked => "user_blocked",
             Self::UserUnblocked => "user_unblocked",
             Self::UserDeleted => "user_deleted",

@@ -58,6 +58,8 @@ pub struct Operation {
     pub acs_id: AcsId,
     /// At which resource.
     pub resource: String,
+    /// As part of which revocation of many.
+    pub batch: Option<Uuid>,
     /// Who asked for it.
     pub actor: Actor,
     /// Why.

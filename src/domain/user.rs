@@ -256,8 +256,12 @@ pub struct User {
     pub state: State,
     /// Since when the user is blocked.
     pub blocked_at: Option<DateTime<Utc>>,
-    /// Counter of fences: tokens authorised under an older one are never handed out.
+    /// Counter of fences, the user's own and everyone's: tokens authorised under an older one are never handed out.
     pub generation: i64,
+    /// How often everyone was revoked.
+    pub epoch: i64,
+    /// Whether the last time is still to be carried over to this user.
+    pub is_behind: bool,
     /// Logins from before this whole second get no token.
     pub logins_valid_from: Option<DateTime<Utc>>,
     /// Until when the creator's claim is good.
@@ -268,6 +272,8 @@ pub struct User {
     pub pending_operation: Option<Uuid>,
     /// When a token was last minted.
     pub last_minted_at: Option<DateTime<Utc>>,
+    /// When the last token that was handed out is over by itself.
+    pub tokens_expire_at: Option<DateTime<Utc>>,
     /// Before when no token may be kept for reuse, because a stray revocation could still end it.
     pub no_reuse_before: Option<DateTime<Utc>>,
     /// When the mapping was made.

@@ -23,6 +23,7 @@ type Changed = Result<(StatusCode, Answer<ChangeResponse>), Problem>;
 enum Change {
     Fence(FenceKind),
     Unblock,
+    AllowOlderLogins,
 }
 
 macro_rules! change {
@@ -84,6 +85,13 @@ change!(
 );
 
 change!(
+    /// Let a user's older logins in again.
+    ///
+    /// Undoes what a revocation by mistake did to logins from before it. Tokens that it ended stay ended.
+    post, "/users/{user}/allow-older-logins", Operator, allow_older_logins, |request| Change::AllowOlderLogins
+);
+
+change!(
     /// Delete a user's identity.
     ///
     /// For good, with the user's chat memberships. Only a newer login starts afresh, with a new identity.
@@ -138,19 +146,21 @@ async fn change(
     if request.reject_older_logins.is_some() && !matches!(what, Change::Fence(FenceKind::Revoke { .. })) {
         return Err(Problem::new(Code::InvalidRequest).detail("`rejectOlderLogins`: is for a revocation only"));
     }
-    let order = order(operator, trace, request)?;
+    let order = order(operator, trace, request.reason)?;
     let changed = match what {
         Change::Fence(kind) => api.service.fence(user, kind, &order).await?,
         Change::Unblock => api.service.unblock(user, &order).await?,
+        Change::AllowOlderLogins => api.service.allow_older_logins(user, &order).await?,
     };
     Ok(view::changed(changed))
 }
 
-fn order(operator: &Operator, trace: Trace, request: ChangeRequest) -> Result<Order, Problem> {
+/// Who asks for it, and why.
+pub(super) fn order(operator: &Operator, trace: Trace, reason: Option<String>) -> Result<Order, Problem> {
     let too_long = |reason: &String| reason.chars().count() > MAX_REASON_CHARACTERS || reason.contains('\0');
-    if request.reason.as_ref().is_some_and(too_long) {
+    if reason.as_ref().is_some_and(too_long) {
         let detail = format!("`reason`: at most {MAX_REASON_CHARACTERS} characters, without NUL");
         return Err(Problem::new(Code::InvalidRequest).detail(detail));
     }
-    Ok(Order { actor: Some(operator.actor()), reason: request.reason, trace })
+    Ok(Order { actor: Some(operator.actor()), reason, trace })
 }

@@ -253,7 +253,7 @@ fn asker(operator: &Operator, user: UserRef, trace: crate::domain::audit::Trace)
 }
 
 /// Reads the users of a request, naming the first that cannot be one.
-fn named<T, E: std::fmt::Display>(
+pub(super) fn named<T, E: std::fmt::Display>(
     users: &[String],
     most: usize,
     parse: impl Fn(&str) -> Result<T, E>,

@@ -1,12 +1,15 @@
 //! Domain values as the JSON of our API.
 
 use axum::{Json, http::StatusCode};
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 
 use crate::{
-    api::{AuditEvent, ChangeResponse, HeldTokenResponse, OperationResponse, OperationState, UserResponse},
-    domain::{operation::Operation, user::User},
-    service::Changed,
+    api::{
+        AuditEvent, ChangeResponse, HeldTokenResponse, OperationResponse, OperationState, RevocationResponse,
+        UserResponse,
+    },
+    domain::{audit::Actor, operation::Operation, user::User},
+    service::{Changed, Order, RevocationStatus},
     store::{AuditRow, HeldToken},
 };
 
@@ -55,6 +58,47 @@ pub(super) fn changed(changed: Changed) -> (StatusCode, Json<ChangeResponse>) {
     (status, Json(ChangeResponse { user: user(changed.user), operation: changed.operation.map(operation) }))
 }
 
+pub(super) fn revocation(status: RevocationStatus) -> RevocationResponse {
+    let RevocationStatus { revocation, progress } = status;
+    let known = progress.pending + progress.confirmed;
+    RevocationResponse {
+        id: Some(revocation.id),
+        all: revocation.epoch.is_some(),
+        total: revocation.total,
+        waiting: if revocation.swept_at.is_some() { 0 } else { (revocation.total - known).max(0) },
+        pending: progress.pending,
+        confirmed: progress.confirmed,
+        actor: revocation.actor.name().to_owned(),
+        reason: revocation.reason,
+        created_at: revocation.created_at,
+        completed_at: revocation.completed_at,
+        unknown: Vec::new(),
+    }
+}
+
+/// What a revocation would do that nobody has accepted.
+pub(super) fn estimate(
+    order: &Order,
+    total: i64,
+    unknown: Vec<String>,
+    all: bool,
+    now: DateTime<Utc>,
+) -> RevocationResponse {
+    RevocationResponse {
+        id: None,
+        all,
+        total,
+        waiting: total,
+        pending: 0,
+        confirmed: 0,
+        actor: order.actor.as_ref().map_or_else(String::new, |actor| Actor::name(actor).to_owned()),
+        reason: order.reason.clone(),
+        created_at: now,
+        completed_at: None,
+        unknown,
+    }
+}
+
 pub(super) fn audit_event(row: AuditRow) -> AuditEvent {
     AuditEvent {
         id: row.id,
@@ -62,7 +106,7 @@ pub(super) fn audit_event(row: AuditRow) -> AuditEvent {
         action: row.action,
         actor_kind: row.actor_kind,
         actor: row.actor,
-        user: row.user_id,
+        user: Some(row.user_id).filter(|user| !user.is_empty()),
         communication_user_id: row.acs_id,
         operation: row.operation_id,
         request_id: row.request_id,

@@ -121,6 +121,25 @@ impl Call {
     }
 }
 
+/// How urgent a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// Somebody waits for it.
+    Now,
+    /// Nobody does: a quarter of the limit is left to those who wait.
+    InItsTime,
+}
+
+impl Haste {
+    /// How many calls must be left over.
+    fn spares(self, allowance: Allowance) -> u32 {
+        match self {
+            Self::Now => 0,
+            Self::InItsTime => allowance.calls / 4,
+        }
+    }
+}
+
 /// Why a call may not be made now.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -200,10 +219,11 @@ impl Budget {
     }
 
     /// Takes the right to one call, waiting for it in line until the deadline at most; it is given back when it is dropped.
-    pub(super) async fn take(&self, call: Call, deadline: Instant) -> Result<Right<'_>, Error> {
+    pub(super) async fn take(&self, call: Call, haste: Haste, deadline: Instant) -> Result<Right<'_>, Error> {
         let lane = &self.lanes[call as usize];
+        let spared = haste.spares(lane.allowance);
         let place = Place::take(lane);
-        self.check(lane, place.number, deadline)?;
+        self.check(lane, spared + place.number, deadline)?;
         let Ok(Ok(slot)) = timeout_at(deadline, lane.slots.acquire()).await else {
             return Err(self.spent(lane, place.number));
         };
@@ -218,11 +238,11 @@ impl Budget {
                 if known.has_paid(now) {
                     return Ok(right);
                 }
-                known.row.window.room(lane.allowance, now)
+                known.row.window.room(lane.allowance, now).saturating_sub(spared)
             };
             if room == 0 {
-                self.check(lane, 1, deadline)?;
-                tokio::time::sleep(self.wait(lane, 1)).await;
+                self.check(lane, spared + 1, deadline)?;
+                tokio::time::sleep(self.wait(lane, spared + 1)).await;
             } else {
                 let calls = lane.to_pay(room);
                 if self.change(lane, |window| window.spend(calls, lane.allowance, now)).await? {

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::{
     Error, Service,
-    issue::{Asker, Issued, Terms, event},
+    issue::{Asker, Ground, Issued, Terms, event},
     mint::{issued, minted, trace},
     reuse::Owner,
     upstream,
@@ -19,7 +19,7 @@ use crate::{
     domain::{
         audit::{Action, Event},
         token::IssuedToken,
-        user::{AcsId, User, UserRef},
+        user::{AcsId, UserRef},
     },
     store::{Bound, Claim},
 };
@@ -32,11 +32,11 @@ impl Service {
     pub(super) async fn create(
         self: &Arc<Self>,
         asker: &Asker,
-        read: Option<User>,
+        ground: Ground,
         terms: &Terms,
         deadline: Instant,
     ) -> Result<Option<Issued>, Error> {
-        let made = self.create_detached(asker, read, Some(terms.clone()), deadline).await?;
+        let made = self.create_detached(asker, ground, Some(terms.clone()), deadline).await?;
         Ok(made.and_then(|(claim, acs_id, token)| {
             let token = token?;
             let trace = trace(&token, claim.generation, &terms.scopes);
@@ -48,41 +48,43 @@ impl Service {
     pub(super) async fn create_bare(
         self: &Arc<Self>,
         asker: &Asker,
-        read: Option<User>,
+        ground: Ground,
         deadline: Instant,
     ) -> Result<Option<AcsId>, Error> {
-        Ok(self.create_detached(asker, read, None, deadline).await?.map(|(_, acs_id, _)| acs_id))
+        Ok(self.create_detached(asker, ground, None, deadline).await?.map(|(_, acs_id, _)| acs_id))
     }
 
     /// The work goes on although the caller may hang up: an identity that ACS created must be bound.
     async fn create_detached(
         self: &Arc<Self>,
         asker: &Asker,
-        read: Option<User>,
+        ground: Ground,
         terms: Option<Terms>,
         deadline: Instant,
     ) -> Result<Option<(Claim, AcsId, Option<IssuedToken>)>, Error> {
         let (service, asker) = (Arc::clone(self), asker.clone());
-        let work = async move { service.claim_create_bind(&asker, read.as_ref(), terms.as_ref(), deadline).await };
+        let work = async move { service.claim_create_bind(&asker, &ground, terms.as_ref(), deadline).await };
         self.detached.spawn(work.in_current_span()).await.map_err(|_| Error::Interrupted)?
     }
 
     async fn claim_create_bind(
         &self,
         asker: &Asker,
-        read: Option<&User>,
+        ground: &Ground,
         terms: Option<&Terms>,
         deadline: Instant,
     ) -> Result<Option<(Claim, AcsId, Option<IssuedToken>)>, Error> {
         let now = self.clock.now();
         let until = now + self.settings.patience + CLAIM_MARGIN;
-        let claim = match (read, &asker.user) {
-            (Some(user), _) => {
+        let claim = match (ground, &asker.user) {
+            (Ground::Row(user), _) => {
                 let orphan = event(Action::PossibleOrphan, asker, &user.id);
                 self.store.claim_again(user, now, until, &orphan).await?
             }
-            (None, UserRef::AppUser(app_user)) => self.store.claim_new(app_user, now, until).await?,
-            (None, UserRef::Id(_)) => return Err(Error::NotFound),
+            (Ground::NoRow(everyone), UserRef::AppUser(app_user)) => {
+                self.store.claim_new(app_user, *everyone, now, until).await?
+            }
+            (Ground::NoRow(_), UserRef::Id(_)) => return Err(Error::NotFound),
         };
         let Some(claim) = claim else { return Ok(None) };
         let created = match terms {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::{sync::oneshot, time::timeout_at};
 use tracing::Instrument;
+use uuid::Uuid;
 
 use super::{CLOCK_MARGIN, Error, Service, floor_to_second};
 use crate::{
@@ -44,6 +45,36 @@ pub enum FenceKind {
     Delete,
 }
 
+/// Who makes the first attempt at ACS.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Attempt {
+    /// Whoever accepts it, at once.
+    Now(Lease),
+    /// The worker in its time, as part of a revocation of many.
+    InBatch(Uuid),
+}
+
+impl Attempt {
+    fn lease(self) -> Option<Lease> {
+        match self {
+            Self::Now(lease) => Some(lease),
+            Self::InBatch(_) => None,
+        }
+    }
+
+    fn batch(self) -> Option<Uuid> {
+        match self {
+            Self::Now(_) => None,
+            Self::InBatch(batch) => Some(batch),
+        }
+    }
+
+    /// Tells whether there is anything at ACS to end: of many only those are asked for whose tokens may be alive.
+    pub(super) fn is_worth_it(self, user: &User, now: DateTime<Utc>) -> bool {
+        matches!(self, Self::Now(_)) || user.tokens_expire_at.is_some_and(|end| end > now)
+    }
+}
+
 /// A user after a change, and the work at ACS that it led to.
 #[derive(Clone, Debug)]
 pub struct Changed {
@@ -68,7 +99,7 @@ impl Service {
         let work = async move {
             let now = service.clock.now();
             let lease = service.lease(now);
-            let changed = service.accept(&user, kind, &order, lease, now).await;
+            let changed = service.accept(&user, kind, &order, Attempt::Now(lease), now).await;
             let operation = changed.as_ref().ok().and_then(|changed| changed.operation.clone());
             let _ = tell.send(changed);
             if let Some(operation) = operation {
@@ -161,12 +192,37 @@ impl Service {
         Ok(Changed { user: User { blocked_at: None, updated_at: now, ..user }, operation: None })
     }
 
-    async fn accept(
+    /// Lets logins in again that a revocation shut out, and nothing else: tokens that it ended stay ended.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such user, [`Error::Store`] when the database is away.
+    pub async fn allow_older_logins(&self, user: &UserRef, order: &Order) -> Result<Changed, Error> {
+        let now = self.clock.now();
+        let known = self.store.find_user(user, now).await?.ok_or(Error::NotFound)?;
+        // What was done to everyone must be the user's own before it can be undone.
+        self.catch_up(&known.id).await?;
+        let mut tx = self.store.begin().await?;
+        let user = tx.lock_user(&UserRef::Id(known.id), now).await?.ok_or(Error::NotFound)?;
+        if user.is_behind {
+            return Err(Error::InProgress);
+        }
+        if let Some(since) = user.logins_valid_from {
+            tx.allow_older_logins(&user, now).await?;
+            let about = event(Action::OlderLoginsAllowed, &user, None, order);
+            let detail = serde_json::json!({"reason": order.reason, "loginsValidFrom": since});
+            tx.append_audit(&Event { detail: Some(detail), ..about }, now).await?;
+        }
+        tx.commit().await?;
+        Ok(Changed { user: User { logins_valid_from: None, updated_at: now, ..user }, operation: None })
+    }
+
+    /// Fences a user and accepts what is to be done at ACS, in one transaction.
+    pub(super) async fn accept(
         &self,
         user: &UserRef,
         kind: FenceKind,
         order: &Order,
-        lease: Lease,
+        attempt: Attempt,
         now: DateTime<Utc>,
     ) -> Result<Changed, Error> {
         self.check_issuer(user).await?;
@@ -197,7 +253,10 @@ impl Service {
         }
         // Nothing was ever handed out from an identity that is still being made; one being deleted is dealt with.
         let operation = match (&user.acs_id, user.state) {
-            (Some(_), State::Active) => Some(self.insert(&mut tx, &user, deletes, order, lease, now).await?),
+            (Some(_), State::Active) if attempt.is_worth_it(&user, now) => {
+                let kind = if deletes { Kind::Delete } else { Kind::Revoke };
+                Some(self.insert(&mut tx, &user, kind, order, attempt, now).await?)
+            }
             _ => None,
         };
         let action = match kind {
@@ -218,32 +277,33 @@ impl Service {
         Ok(Changed { user, operation })
     }
 
-    async fn insert(
+    pub(super) async fn insert(
         &self,
         tx: &mut Tx,
         user: &User,
-        deletes: bool,
+        kind: Kind,
         order: &Order,
-        lease: Lease,
+        attempt: Attempt,
         now: DateTime<Utc>,
     ) -> Result<Operation, Error> {
         let acs_id = user.acs_id.as_ref().ok_or(Error::NotFound)?;
         let actor = actor(user, order);
         // A deletion ends tokens of any second; a revocation may spare those of its own.
         let not_before = match user.last_minted_at {
-            Some(minted) if !deletes => now.max(minted + CLOCK_MARGIN),
+            Some(minted) if kind == Kind::Revoke => now.max(minted + CLOCK_MARGIN),
             _ => now,
         };
         let new = NewOperation {
-            kind: if deletes { Kind::Delete } else { Kind::Revoke },
+            kind,
             user: &user.id,
             acs_id,
             resource: user.resource.as_deref().unwrap_or(self.upstream.resource()),
+            batch: attempt.batch(),
             actor: &actor,
             reason: order.reason.as_deref(),
             request_id: order.trace.request_id.as_deref(),
             not_before,
-            lease: Some(lease),
+            lease: attempt.lease(),
         };
         Ok(tx.insert_operation(&new, now).await?)
     }

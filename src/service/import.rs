@@ -3,8 +3,8 @@
 use super::{Error, Order, Service, fence};
 use crate::{
     domain::{
-        audit::Action,
-        user::{AcsId, User, UserRef},
+        audit::{Action, Actor},
+        user::{AcsId, AppUser, User, UserRef},
     },
     store::Imported,
 };
@@ -18,7 +18,54 @@ pub struct ImportOutcome {
     pub is_new: bool,
 }
 
+/// What became of a list of imports.
+#[derive(Debug, Default)]
+pub struct ImportedMany {
+    /// For each, whether the identity is the user's only now; it ends with the first that met a database that is away.
+    pub results: Vec<Result<bool, Error>>,
+}
+
 impl Service {
+    /// Binds identities to users, as many as possible in one transaction; each for itself where something stands in the way.
+    pub async fn import_many(&self, lines: &[(AppUser, AcsId)], order: &Order) -> ImportedMany {
+        let mut results = match self.import_at_once(lines, order).await {
+            Ok(done) => done.into_iter().map(|is_new| is_new.map(Ok)).collect::<Vec<_>>(),
+            Err(error) => return ImportedMany { results: vec![Err(error)] },
+        };
+        for ((user, acs_id), result) in lines.iter().zip(&mut results) {
+            if result.is_none() {
+                let one = self.import(&UserRef::AppUser(user.clone()), acs_id, order).await;
+                *result = Some(one.map(|outcome| outcome.is_new));
+            }
+            if matches!(result, Some(Err(Error::Store(_)))) {
+                break;
+            }
+        }
+        ImportedMany { results: results.into_iter().map_while(|result| result).collect() }
+    }
+
+    /// Imports what nothing stands in the way of; `None` for the others.
+    async fn import_at_once(&self, lines: &[(AppUser, AcsId)], order: &Order) -> Result<Vec<Option<bool>>, Error> {
+        let resource = self.upstream.resource();
+        let guid = self.store.resource_guid(resource).await?;
+        let is_plain = |(user, acs_id): &(AppUser, AcsId)| {
+            self.issuers.contains(&user.issuer) && guid.as_ref().is_none_or(|guid| guid == acs_id.resource_guid())
+        };
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        let before = tx.are_imported(lines).await?;
+        let new: Vec<_> = (0..lines.len()).filter(|&index| !before[index] && is_plain(&lines[index])).collect();
+        let actor = order.actor.clone().unwrap_or(Actor::Worker);
+        let plain: Vec<_> = new.iter().map(|&index| lines[index].clone()).collect();
+        let imported = tx.import_identities(&plain, resource, &actor, &order.trace, now).await?;
+        tx.commit().await?;
+        let mut results: Vec<_> = before.into_iter().map(|before| before.then_some(false)).collect();
+        for (index, imported) in new.into_iter().zip(imported) {
+            results[index] = imported.then_some(true);
+        }
+        Ok(results)
+    }
+
     /// Binds an identity to a user who has none.
     ///
     /// # Errors

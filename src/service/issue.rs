@@ -16,6 +16,7 @@ use crate::{
         token::{AccessToken, Lifetime},
         user::{AcsId, State, User, UserId, UserRef},
     },
+    store::Everyone,
 };
 
 /// How often a token that ACS minted may turn out to be fenced before the request is sent away.
@@ -125,9 +126,18 @@ pub(super) struct Terms {
 /// What the read entitles to.
 pub(super) enum Authorised {
     /// There is an identity, and perhaps tokens that were kept for it, sealed.
-    Identity { user: User, acs_id: AcsId, kept: Option<Vec<u8>> },
-    /// There is none: create it, over this row if there is one.
-    Create(Option<User>),
+    Identity { user: Box<User>, acs_id: AcsId, kept: Option<Vec<u8>> },
+    /// There is none: create it.
+    Create(Ground),
+}
+
+/// What an identity is created over.
+#[derive(Clone, Debug)]
+pub(super) enum Ground {
+    /// A row that has none.
+    Row(Box<User>),
+    /// No row: what was done to everyone is all there is to know.
+    NoRow(Everyone),
 }
 
 impl Service {
@@ -161,10 +171,10 @@ impl Service {
                     let margin = self.settings.reuse_margin;
                     match kept.clone().and_then(|kept| self.pick(owner, kept, terms, margin)) {
                         Some(issued) => Some(issued),
-                        None => self.mint(asker, user, acs_id, kept, terms, deadline).await?,
+                        None => self.mint(asker, *user, acs_id, kept, terms, deadline).await?,
                     }
                 }
-                Authorised::Create(read) => self.create(asker, read, terms, deadline).await?,
+                Authorised::Create(ground) => self.create(asker, ground, terms, deadline).await?,
             };
             if let Some(issued) = issued {
                 return Ok(issued);
@@ -194,25 +204,31 @@ impl Service {
         loop {
             let now = self.clock.now();
             let Some((user, kept)) = self.read(&asker.user, now).await? else {
-                let is_too_old = asker.login_time.is_some_and(|login| login < self.forgotten(now));
-                return match asker.user {
-                    UserRef::Id(_) => Err(Error::NotFound),
-                    UserRef::AppUser(_) if is_too_old => {
-                        Err(Error::LoginSuperseded { max_age: self.users.tombstone_ttl })
-                    }
-                    UserRef::AppUser(_) => self.check_issuer(&asker.user).await.map(|()| Authorised::Create(None)),
-                };
+                if matches!(asker.user, UserRef::Id(_)) {
+                    return Err(Error::NotFound);
+                }
+                // Read after it was seen that there is no row: whatever becomes of everyone later, the bind finds out.
+                let everyone = self.store.everyone().await?;
+                if let Some(login) = asker.login_time {
+                    self.refuse_old_login(everyone.logins_valid_from, login, now)?;
+                }
+                self.check_issuer(&asker.user).await?;
+                return Ok(Authorised::Create(Ground::NoRow(everyone)));
             };
             if user.pending_operation.is_some() && Instant::now() >= next_pull {
                 next_pull = Instant::now() + PULL_PAUSE;
                 self.pull_detached(user.id.clone());
             }
             self.refuse(&user, asker, now)?;
+            if user.is_behind {
+                self.catch_up(&user.id).await?;
+                continue;
+            }
             let being_created = user.claimed_until.is_some_and(|until| now <= until);
             if !being_created && !user.held {
                 return Ok(match user.acs_id.clone() {
-                    Some(acs_id) => Authorised::Identity { user, acs_id, kept },
-                    None => Authorised::Create(Some(user)),
+                    Some(acs_id) => Authorised::Identity { user: Box::new(user), acs_id, kept },
+                    None => Authorised::Create(Ground::Row(Box::new(user))),
                 });
             }
             if Instant::now() + look >= deadline {

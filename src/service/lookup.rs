@@ -89,8 +89,8 @@ impl Service {
                 }
             }
             match self.authorise(asker, deadline).await? {
-                Authorised::Identity { user, acs_id, .. } => return Ok(Ensured { user, acs_id }),
-                Authorised::Create(read) => drop(self.create_bare(asker, read, deadline).await?),
+                Authorised::Identity { user, acs_id, .. } => return Ok(Ensured { user: *user, acs_id }),
+                Authorised::Create(ground) => drop(self.create_bare(asker, ground, deadline).await?),
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(Error::InProgress);

@@ -93,7 +93,7 @@ impl Service {
         let now = self.clock.now();
         let Some((user, Some(kept))) = self.read(&asker.user, now).await? else { return Ok(None) };
         self.refuse(&user, asker, now)?;
-        let Some(acs_id) = user.acs_id.as_ref().filter(|_| !user.held) else { return Ok(None) };
+        let Some(acs_id) = user.acs_id.as_ref().filter(|_| !user.held && !user.is_behind) else { return Ok(None) };
         let owner = Owner { user: &user.id, acs_id, generation: user.generation };
         let issued = self.pick(owner, kept, terms, LEAST_LEFT);
         Ok(issued.map(|issued| Issued { how: How::Stale, ..issued }))

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     CLOCK_MARGIN, Error, Service,
-    budget::Call,
+    budget::{Call, Haste},
     upstream::{self, had_no_effect},
 };
 use crate::{
@@ -36,6 +36,15 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// How often a request that meets a hold may pull its user's operation forward.
 pub(super) const PULL_PAUSE: Duration = Duration::from_secs(1);
 
+/// When an attempt is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pull {
+    /// When its pause is over.
+    WhenDue,
+    /// Before that, because its user waits for it.
+    Early,
+}
+
 /// How an attempt ended.
 enum Outcome {
     /// ACS confirmed it.
@@ -59,7 +68,7 @@ impl Service {
     pub async fn settle_due(&self, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
         let now = self.clock.now();
         let due = self.store.due_operations(now, i64::try_from(at_once).unwrap_or(i64::MAX)).await?;
-        let attempts = due.into_iter().map(|id| self.try_once(id, false));
+        let attempts = due.into_iter().map(|id| self.try_once(id, Pull::WhenDue));
         for attempt in futures_util::future::join_all(attempts).await {
             attempt?;
         }
@@ -70,7 +79,7 @@ impl Service {
     pub(super) async fn pull_forward(&self, user: &UserId) -> Result<(), Error> {
         let now = self.clock.now();
         if let Some(id) = self.store.open_operation_of(user, now, now - PULL_PAUSE).await? {
-            self.try_once(id, true).await?;
+            self.try_once(id, Pull::Early).await?;
         }
         Ok(())
     }
@@ -85,9 +94,9 @@ impl Service {
         deadline: Instant,
     ) -> Result<(), Error> {
         if self.clock.now() >= operation.not_before {
-            self.attempt(&operation, lease).await?;
+            self.attempt(&operation, lease, Haste::Now).await?;
         } else {
-            let outcome = self.call(&operation, lease).await;
+            let outcome = self.call(&operation, lease, Haste::Now).await;
             let may_act = matches!(outcome, Outcome::Failed { may_act: true, .. });
             let failure = Failure { next_attempt_at: operation.not_before, not_before: None, error: None, may_act };
             self.store.back_off(operation.id, lease, &failure).await?;
@@ -100,23 +109,24 @@ impl Service {
                 return Ok(());
             }
             tokio::time::sleep(wait).await;
-            self.try_once(operation.id, false).await?;
+            self.try_once(operation.id, Pull::WhenDue).await?;
         }
     }
 
-    /// Makes an attempt, if nobody else does; `early` before its pause is over.
-    async fn try_once(&self, id: Uuid, early: bool) -> Result<(), Error> {
+    /// Makes an attempt, if nobody else does.
+    async fn try_once(&self, id: Uuid, pull: Pull) -> Result<(), Error> {
         let now = self.clock.now();
         let lease = self.lease(now);
-        match self.store.lease_operation(id, lease, early, now).await? {
-            Some(operation) => self.attempt(&operation, lease).await,
-            None => Ok(()),
-        }
+        let early = pull == Pull::Early;
+        let Some(operation) = self.store.lease_operation(id, lease, early, now).await? else { return Ok(()) };
+        // One of many has time, unless its user waits for it.
+        let haste = if operation.batch.is_some() && !early { Haste::InItsTime } else { Haste::Now };
+        self.attempt(&operation, lease, haste).await
     }
 
     /// Makes a leased attempt whose call counts.
-    async fn attempt(&self, operation: &Operation, lease: Lease) -> Result<(), Error> {
-        let (error, may_act) = match self.call(operation, lease).await {
+    async fn attempt(&self, operation: &Operation, lease: Lease, haste: Haste) -> Result<(), Error> {
+        let (error, may_act) = match self.call(operation, lease, haste).await {
             Outcome::Confirmed => return self.complete(operation).await,
             Outcome::Failed { error, may_act } => (error, may_act),
             Outcome::NotSent { retry_after } => {
@@ -151,7 +161,7 @@ impl Service {
         Ok(())
     }
 
-    async fn call(&self, operation: &Operation, lease: Lease) -> Outcome {
+    async fn call(&self, operation: &Operation, lease: Lease, haste: Haste) -> Outcome {
         if operation.resource != self.upstream.resource() {
             // The settings name another resource now: its answers say nothing about this operation.
             return Outcome::Failed { error: acs::Error::NotOwned, may_act: false };
@@ -160,7 +170,7 @@ impl Service {
             Kind::Revoke => Call::Revoke,
             Kind::Delete | Kind::Discard => Call::Delete,
         };
-        let _right = match self.upstream.reserve(call, Instant::now() + BUDGET_PATIENCE).await {
+        let _right = match self.upstream.reserve(call, haste, Instant::now() + BUDGET_PATIENCE).await {
             Ok(right) => right,
             Err(upstream::Error::Throttled { retry_after }) => return Outcome::NotSent { retry_after },
             Err(_) => return Outcome::NotSent { retry_after: SHORTEST_PAUSE },

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, timeout_at};
 
-use super::budget::{self, Budget, Call, Right};
+use super::budget::{self, Budget, Call, Haste, Right};
 use crate::{
     acs,
     domain::{
@@ -164,8 +164,8 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Error::Throttled`] or [`Error::Store`].
-    pub(super) async fn reserve(&self, call: Call, deadline: Instant) -> Result<Right<'_>, Error> {
-        let taken = self.budget.take(call, deadline).await;
+    pub(super) async fn reserve(&self, call: Call, haste: Haste, deadline: Instant) -> Result<Right<'_>, Error> {
+        let taken = self.budget.take(call, haste, deadline).await;
         if matches!(taken, Err(budget::Error::Spent { .. })) {
             self.metrics.budget_refused(call.as_str());
         }
@@ -226,7 +226,7 @@ impl Upstream {
             return Err(Error::Unavailable { retry_after: DEFAULT_RETRY_AFTER, may_have_acted: false, source: None });
         }
         loop {
-            let right = self.reserve(call, deadline).await?;
+            let right = self.reserve(call, Haste::Now, deadline).await?;
             let error = match timeout_at(deadline, self.attempt(call, attempt())).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,

@@ -10,12 +10,14 @@ use crate::domain::user::{State, User};
 
 const WRITE: &str = "
     UPDATE users SET generation = generation + 1, updated_at = $1, logins_valid_from = $2, blocked_at = $3,
-           block_reason = COALESCE($4, block_reason), state = $5, kept_tokens = NULL, kept_until = NULL,
+           block_reason = COALESCE($4, block_reason), state = $5, kept_tokens = NULL, kept_until = NULL, epoch = $8,
            claim_id = CASE WHEN $6 THEN NULL ELSE claim_id END,
            claimed_until = CASE WHEN $6 THEN NULL ELSE claimed_until END
     WHERE id = $7";
 
 const UNBLOCK: &str = "UPDATE users SET blocked_at = NULL, block_reason = NULL, updated_at = $1 WHERE id = $2";
+
+const ALLOW_OLDER_LOGINS: &str = "UPDATE users SET logins_valid_from = NULL, updated_at = $1 WHERE id = $2";
 
 /// What a mapping is after its fence.
 #[derive(Clone, Debug)]
@@ -33,7 +35,7 @@ pub struct Fence<'a> {
 }
 
 impl Tx {
-    /// Fences a locked user: another generation, and no stored token.
+    /// Fences a locked user: another generation, and no stored token; what was done to everyone is done with it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
@@ -48,7 +50,17 @@ impl Tx {
                 .bind(fence.state.as_str())
                 .bind(fence.ends_claim)
                 .bind(user.id.as_str())
+                .bind(user.epoch)
         )?;
+        Ok(())
+    }
+
+    /// Forgets from when on a locked user's logins are good.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn allow_older_logins(&mut self, user: &User, now: DateTime<Utc>) -> Result<(), Error> {
+        execute!(self, sqlx::query(ALLOW_OLDER_LOGINS).bind(now).bind(user.id.as_str()))?;
         Ok(())
     }
 

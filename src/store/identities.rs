@@ -4,10 +4,12 @@
 //! `INSERT … SELECT` would not be one (docs of Postgres, "Read Committed Isolation Level").
 //! The generation is always the one that was *read* with the login check, never one that a write returned.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, KeptTokens, NewOperation, Store, Tx, execute, on_pool, on_tx};
+use super::{Error, Everyone, KeptTokens, NewOperation, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{
     audit::{Action, Event},
     operation::Kind,
@@ -15,14 +17,15 @@ use crate::domain::{
 };
 
 const CLAIM_NEW: &str = "
-    INSERT INTO users (id, issuer_key, subject, state, generation, claim_id, claimed_until, created_at, updated_at)
-    VALUES ($1, $2, $3, 'creating', 0, $4, $5, $6, $6)
+    INSERT INTO users (id, issuer_key, subject, state, generation, claim_id, claimed_until, created_at, updated_at, epoch,
+                       logins_valid_from)
+    VALUES ($1, $2, $3, 'creating', 0, $4, $5, $6, $6, $7, $8)
     ON CONFLICT (issuer_key, subject) DO NOTHING";
 
 /// Both forms of a later claim: over a mapping without identity, and over a claim that ran out.
 const CLAIM_AGAIN: &str = "
     UPDATE users SET state = 'creating', claim_id = $1, claimed_until = $2, updated_at = $3
-    WHERE id = $4 AND generation = $5 AND blocked_at IS NULL AND state = $6
+    WHERE id = $4 AND generation + (SELECT e.epoch FROM everyone e) = $5 AND blocked_at IS NULL AND state = $6
       AND (claimed_until IS NULL OR claimed_until < $3)";
 
 const BIND: &str = "
@@ -39,7 +42,11 @@ const RELEASE: &str = "
 const KEEP: &str = "UPDATE users SET kept_tokens = $1, kept_until = $2 WHERE id = $3";
 
 const IMPORT: &str = "
-    UPDATE users SET state = 'active', acs_id = $1, resource = $2, updated_at = $3 WHERE id = $4 AND state = 'unbound'";
+    UPDATE users SET state = 'active', acs_id = $1, resource = $2, updated_at = $3, tokens_expire_at = $5
+    WHERE id = $4 AND state = 'unbound'";
+
+/// Whoever had an imported identity before may have handed out tokens that live as long as tokens can.
+pub(super) const LONGEST_LIFE: Duration = Duration::from_hours(24);
 
 /// An identity that was ever queued for deletion may be gone at any moment, or gone already.
 const IS_CONDEMNED: &str = "SELECT COUNT(*) FROM operations WHERE acs_id = $1 AND kind IN ('delete', 'discard')";
@@ -89,17 +96,19 @@ pub enum Imported {
 }
 
 impl Store {
-    /// Claims the creation of a first identity for an app user who has no row yet; `None` when there is one by now.
+    /// Claims the creation of a first identity for an app user who has no row yet, after the login was held against what
+    /// was done to `everyone`; `None` when there is a row by now.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn claim_new(
         &self,
         app_user: &AppUser,
+        everyone: Everyone,
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<Option<Claim>, Error> {
-        let claim = Claim { id: Uuid::new_v4(), user: UserId::random(), generation: 0 };
+        let claim = Claim { id: Uuid::new_v4(), user: UserId::random(), generation: everyone.epoch };
         let inserted = on_pool!(self, |db| {
             sqlx::query(CLAIM_NEW)
                 .bind(claim.user.as_str())
@@ -108,6 +117,8 @@ impl Store {
                 .bind(claim.id)
                 .bind(until)
                 .bind(now)
+                .bind(everyone.epoch)
+                .bind(everyone.logins_valid_from)
                 .execute(db)
                 .await
                 .map(|done| done.rows_affected())
@@ -168,6 +179,8 @@ impl Store {
     ) -> Result<Bound, Error> {
         let token = about.token.as_ref();
         let mut tx = self.begin().await?;
+        // First, as wherever both are locked.
+        let epoch = tx.lock_epoch().await?;
         let row: Option<(i64, Option<DateTime<Utc>>)> = on_tx!(&mut tx, |db| {
             sqlx::query_as(BIND)
                 .bind(acs_id.as_str())
@@ -184,7 +197,7 @@ impl Store {
         let bound = if let Some((generation, blocked_at)) = row {
             tx.remember_resource(resource, acs_id, now).await?;
             tx.append_audit(&event(Action::IdentityBound), now).await?;
-            if generation != claim.generation || blocked_at.is_some() {
+            if generation + epoch != claim.generation || blocked_at.is_some() {
                 Bound::ButFenced
             } else {
                 if token.is_some() {
@@ -202,6 +215,7 @@ impl Store {
                 user: &claim.user,
                 acs_id,
                 resource,
+                batch: None,
                 actor: &about.actor,
                 reason: None,
                 request_id: about.trace.request_id.as_deref(),
@@ -269,7 +283,7 @@ impl Tx {
         if condemned > 0 {
             return Ok(Imported::IdentityCondemned);
         }
-        match execute!(self, sqlx::query(IMPORT).bind(new).bind(resource).bind(now).bind(id)) {
+        match execute!(self, sqlx::query(IMPORT).bind(new).bind(resource).bind(now).bind(id).bind(now + LONGEST_LIFE)) {
             Ok(_) => {}
             // Somebody else imported it at the same moment.
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(Imported::IdentityTaken),

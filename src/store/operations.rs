@@ -13,7 +13,7 @@ use crate::domain::{
 macro_rules! select_operation {
     ($rest:literal) => {
         concat!(
-            "SELECT id, kind, user_id, acs_id, resource, actor_kind, actor, reason, not_before, next_attempt_at, attempts,
+            "SELECT id, kind, user_id, acs_id, resource, batch, actor_kind, actor, reason, not_before, next_attempt_at, attempts,
                     last_attempt_at, last_error, created_at, completed_at FROM operations ",
             $rest
         )
@@ -29,9 +29,9 @@ const FIND_OPEN_DELETION: &str =
     select_operation!("WHERE user_id = $1 AND kind = 'delete' AND completed_at IS NULL ORDER BY id DESC LIMIT 1");
 
 const INSERT: &str = "
-    INSERT INTO operations (id, kind, user_id, acs_id, resource, actor_kind, actor, reason, request_id, not_before,
+    INSERT INTO operations (id, kind, user_id, acs_id, resource, batch, actor_kind, actor, reason, request_id, not_before,
                             next_attempt_at, attempts, unanswered, last_attempt_at, claimed_by, claimed_until, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16)";
+    VALUES ($1, $2, $3, $4, $5, $17, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16)";
 
 const DUE: &str = "
     SELECT id FROM operations
@@ -87,6 +87,8 @@ pub struct NewOperation<'a> {
     pub acs_id: &'a AcsId,
     /// At which resource.
     pub resource: &'a str,
+    /// As part of which revocation of many.
+    pub batch: Option<Uuid>,
     /// Who asked.
     pub actor: &'a Actor,
     /// Why.
@@ -259,6 +261,7 @@ impl Tx {
                 .bind(new.lease.map(|lease| lease.by))
                 .bind(new.lease.map(|lease| lease.until))
                 .bind(now)
+                .bind(new.batch)
         )?;
         Ok(Operation {
             id,
@@ -266,6 +269,7 @@ impl Tx {
             user: new.user.clone(),
             acs_id: new.acs_id.clone(),
             resource: new.resource.to_owned(),
+            batch: new.batch,
             actor: new.actor.clone(),
             reason: new.reason.map(str::to_owned),
             not_before: new.not_before,
@@ -322,6 +326,7 @@ struct Row {
     user_id: String,
     acs_id: String,
     resource: String,
+    batch: Option<Uuid>,
     actor_kind: String,
     actor: String,
     reason: Option<String>,
@@ -346,6 +351,7 @@ impl TryFrom<Row> for Operation {
             acs_id: AcsId::parse(&row.acs_id).map_err(|_| corrupt("acs_id"))?,
             actor: Actor::parse(&row.actor_kind, &row.actor).ok_or_else(|| corrupt("actor_kind"))?,
             resource: row.resource,
+            batch: row.batch,
             reason: row.reason,
             not_before: row.not_before,
             next_attempt_at: row.next_attempt_at,

@@ -15,10 +15,11 @@ use crate::domain::user::{AcsId, AppUser, UserId};
 macro_rules! reusable {
     ($user:literal) => {
         concat!(
-            "SELECT id, acs_id, generation, logins_valid_from, kept_tokens FROM users
+            "SELECT id, acs_id, generation + epoch AS generation, logins_valid_from, kept_tokens FROM users
              WHERE ",
             $user,
             " AND kept_tokens IS NOT NULL AND state = 'active' AND blocked_at IS NULL
+              AND epoch = (SELECT e.epoch FROM everyone e)
               AND (held_until IS NULL OR held_until <= $1)
               AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.user_id = users.id AND o.completed_at IS NULL)"
         )

@@ -2,7 +2,8 @@
 //!
 //! The condition sits on an `UPDATE users`, which takes the row lock: under READ COMMITTED a condition in an
 //! `INSERT … SELECT` would not be one (docs of Postgres, "Read Committed Isolation Level").
-//! The generation is the one that was *read* with the login check.
+//! The generation is the one that was *read* with the login check. Everyone's part of it is read under a lock, which whoever
+//! revokes everyone waits for: so no mint commits after that with what it read before.
 //! A user's mints that meet in one statement are recorded one after the other: it would touch the row only once.
 
 use std::{collections::HashSet, sync::Arc};
@@ -25,13 +26,14 @@ use crate::domain::{
 /// What must still be so, and what is then written; the time of the last mint never moves back: a slow mint with an older
 /// time must not shorten a revocation's wait.
 macro_rules! record {
-    ($from:literal, $now:literal, $expires:literal, $id:literal, $generation:literal, $acs_id:literal, $kept:literal, $day:literal) => {
+    ($lock:literal, $from:literal, $now:literal, $expires:literal, $id:literal, $generation:literal, $acs_id:literal, $kept:literal, $day:literal) => {
         concat!(
             "UPDATE users SET last_minted_at = CASE WHEN last_minted_at > ", $now, " THEN last_minted_at ELSE ", $now, " END,
                 tokens_expire_at = CASE WHEN tokens_expire_at > ", $expires, " THEN tokens_expire_at ELSE ", $expires, " END,
                 kept_tokens = COALESCE(", $kept, ", kept_tokens), kept_until = COALESCE(", $day, ", kept_until) ",
             $from,
-            " WHERE users.id = ", $id, " AND generation = ", $generation, " AND acs_id = ", $acs_id, "
+            " WHERE users.id = ", $id, " AND generation + (SELECT e.epoch FROM everyone e", $lock, ") = ", $generation,
+            " AND acs_id = ", $acs_id, "
                 AND state = 'active' AND blocked_at IS NULL AND (held_until IS NULL OR held_until <= ", $now, ")
                 AND NOT EXISTS (
                     SELECT 1 FROM operations o
@@ -40,12 +42,12 @@ macro_rules! record {
     };
 }
 
-const RECORD: &str = record!("", "$1", "$2", "$3", "$4", "$5", "$6", "$7");
+const RECORD: &str = record!("", "", "$1", "$2", "$3", "$4", "$5", "$6", "$7");
 
 /// The same with its audit row, in one statement and so in one transaction.
 const RECORD_ONE: &str = concat!(
     "WITH minted AS (",
-    record!("", "$1", "$2", "$3", "$4", "$5", "$6", "$7"),
+    record!(" FOR SHARE", "", "$1", "$2", "$3", "$4", "$5", "$6", "$7"),
     " RETURNING id)
      INSERT INTO audit_events (id, at, action, actor_kind, actor, user_id, acs_id, request_id, client,
                                token_fingerprint, token_scopes, token_expires_at, generation, detail)
@@ -62,6 +64,7 @@ const RECORD_MANY: &str = concat!(
               fingerprint, scopes, detail, action, place)),
      minted AS (",
     record!(
+        " FOR SHARE",
         "FROM wanted w",
         "w.now",
         "w.expires_at",

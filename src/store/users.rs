@@ -11,6 +11,7 @@ use crate::domain::{
 
 /// The columns of a mapping, whether it is held, and its oldest unfinished operation; `$1` is the present time.
 ///
+/// The generation is the user's own and everyone's together, so that whatever compares it knows of both.
 /// Held is derived, never a flag that one operation could clear for another: an unfinished revocation of the present
 /// identity, or a time that is not yet over.
 macro_rules! select_user {
@@ -19,8 +20,12 @@ macro_rules! select_user {
     };
     ($more:literal, $rest:literal) => {
         concat!(
-            "SELECT id, issuer_key, subject, resource, acs_id, state, blocked_at, generation, logins_valid_from,
-                    claimed_until, last_minted_at, no_reuse_before, created_at, updated_at,
+            "SELECT id, issuer_key, subject, resource, acs_id, state, blocked_at, logins_valid_from, claimed_until,
+                    last_minted_at, tokens_expire_at, no_reuse_before, created_at, updated_at,
+                    generation + (SELECT e.epoch FROM everyone e) AS generation,
+                    (SELECT e.epoch FROM everyone e) AS epoch,
+                    users.epoch < (SELECT e.epoch FROM everyone e) AS is_behind,
+                    (SELECT e.logins_valid_from FROM everyone e WHERE e.epoch > users.epoch) AS everyones_logins_valid_from,
                     ((held_until IS NOT NULL AND held_until > $1) OR EXISTS (
                         SELECT 1 FROM operations o
                         WHERE o.user_id = users.id AND o.acs_id = users.acs_id AND o.kind = 'revoke' AND o.completed_at IS NULL
@@ -51,8 +56,8 @@ const LOCK_BY_APP_USER: &str = "UPDATE users SET updated_at = $1 WHERE issuer_ke
 const LOCK_BY_ID: &str = "UPDATE users SET updated_at = $1 WHERE id = $2";
 
 const INSERT_UNBOUND: &str = "
-    INSERT INTO users (id, issuer_key, subject, state, generation, created_at, updated_at)
-    VALUES ($1, $2, $3, 'unbound', 0, $4, $4)
+    INSERT INTO users (id, issuer_key, subject, state, generation, created_at, updated_at, epoch, logins_valid_from)
+    SELECT $1, $2, $3, 'unbound', 0, $4, $4, e.epoch, e.logins_valid_from FROM everyone e WHERE e.id = 1
     ON CONFLICT (issuer_key, subject) DO NOTHING";
 
 const FORGET: &str = "
@@ -231,11 +236,15 @@ struct Row {
     state: String,
     blocked_at: Option<DateTime<Utc>>,
     generation: i64,
+    epoch: i64,
+    is_behind: bool,
     logins_valid_from: Option<DateTime<Utc>>,
+    everyones_logins_valid_from: Option<DateTime<Utc>>,
     claimed_until: Option<DateTime<Utc>>,
     held: bool,
     pending_operation: Option<Uuid>,
     last_minted_at: Option<DateTime<Utc>>,
+    tokens_expire_at: Option<DateTime<Utc>>,
     no_reuse_before: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -265,11 +274,14 @@ impl TryFrom<Row> for User {
             resource: row.resource,
             blocked_at: row.blocked_at,
             generation: row.generation,
-            logins_valid_from: row.logins_valid_from,
+            epoch: row.epoch,
+            is_behind: row.is_behind,
+            logins_valid_from: row.logins_valid_from.max(row.everyones_logins_valid_from),
             claimed_until: row.claimed_until,
             held: row.held,
             pending_operation: row.pending_operation,
             last_minted_at: row.last_minted_at,
+            tokens_expire_at: row.tokens_expire_at,
             no_reuse_before: row.no_reuse_before,
             created_at: row.created_at,
             updated_at: row.updated_at,

@@ -26,6 +26,7 @@ const LONGEST: usize = 14;
 #[derive(Clone, Copy, Debug)]
 enum Fence {
     Revoke { spare_logins: bool },
+    RevokeEveryone { spare_logins: bool },
     Block,
     Delete,
 }
@@ -53,6 +54,7 @@ enum Step {
 fn fences() -> impl Strategy<Value = Fence> {
     prop_oneof![
         3 => any::<bool>().prop_map(|spare_logins| Fence::Revoke { spare_logins }),
+        2 => any::<bool>().prop_map(|spare_logins| Fence::RevokeEveryone { spare_logins }),
         1 => Just(Fence::Block),
         1 => Just(Fence::Delete),
     ]
@@ -136,10 +138,22 @@ impl World {
                 let fences = self.model.fences;
                 let (token, answer) = tokio::join!(self.app.token(&login, None), self.fence(*fence));
                 // The token may have come before the fence or after it; what it must not do is survive it.
-                if token.status == StatusCode::OK {
+                let is_served = token.status == StatusCode::OK;
+                let of_another = || self.model.identity.as_ref().is_some_and(|known| *known != token.identity());
+                if is_served && matches!(fence, Fence::Delete) && of_another() {
+                    // It came after the deletion, from a new identity.
+                    assert!(second >= before, "promise 5: an old login brought a deleted user back: {token:?}");
+                    self.judge_fence(*fence, &answer, before).await;
+                    self.remember(&token, fences + 1);
+                    return;
+                }
+                if is_served {
                     assert!(!was_blocked && second >= self.model.valid_from, "handed out: {token:?}");
                     let came_after = second >= before && !matches!(fence, Fence::Block);
-                    let spared = matches!(fence, Fence::Revoke { spare_logins: true });
+                    let spared = matches!(
+                        fence,
+                        Fence::Revoke { spare_logins: true } | Fence::RevokeEveryone { spare_logins: true }
+                    );
                     self.remember(&token, if came_after || spared { fences + 1 } else { fences });
                 }
                 self.judge_fence(*fence, &answer, before).await;
@@ -177,6 +191,10 @@ impl World {
             Fence::Revoke { spare_logins } => {
                 let body = json!({"rejectOlderLogins": !spare_logins});
                 self.app.ops(Method::POST, &format!("{user}/revoke"), Some(body)).await
+            }
+            Fence::RevokeEveryone { spare_logins } => {
+                let body = json!({"all": true, "rejectOlderLogins": !spare_logins});
+                self.app.ops(Method::POST, "/revocations", Some(body)).await
             }
             Fence::Block => self.app.ops(Method::POST, &format!("{user}/block"), None).await,
             Fence::Delete => self.app.ops(Method::DELETE, user, None).await,
@@ -220,9 +238,11 @@ impl World {
         assert!([StatusCode::OK, StatusCode::ACCEPTED].contains(&answer.status), "{answer:?}");
         self.model.fences += 1;
         match fence {
-            Fence::Revoke { spare_logins: true } => {}
+            Fence::Revoke { spare_logins: true } | Fence::RevokeEveryone { spare_logins: true } => {}
             // The service's second is at least the one before the request.
-            Fence::Revoke { .. } | Fence::Block => self.model.valid_from = self.model.valid_from.max(before),
+            Fence::Revoke { .. } | Fence::RevokeEveryone { .. } | Fence::Block => {
+                self.model.valid_from = self.model.valid_from.max(before);
+            }
             Fence::Delete => {
                 self.model.valid_from = self.model.valid_from.max(before);
                 self.model.identity = None;
@@ -233,7 +253,10 @@ impl World {
             self.assert_old_tokens_are_dead().await;
         }
         // What was valid at `before` may have been cut off a moment later: only newer logins are judged from here on.
-        if let Some(from) = answer.json()["user"]["loginsValidFrom"].as_str() {
+        let of_everyone = matches!(fence, Fence::RevokeEveryone { spare_logins: false });
+        let body = answer.json();
+        let from = if of_everyone { &body["createdAt"] } else { &body["user"]["loginsValidFrom"] };
+        if let Some(from) = from.as_str() {
             let from: chrono::DateTime<chrono::Utc> = from.parse().unwrap();
             self.model.valid_from = self.model.valid_from.max(from.timestamp());
         }
@@ -251,7 +274,8 @@ impl World {
     /// Everything settles by itself, and a user with a new login is served.
     async fn settle(&mut self, database: &Database) {
         self.app.acs.fault(json!({"operation": "exchange", "kind": "delay", "delayMs": 1})).await;
-        let pending = "SELECT COUNT(*) FROM operations WHERE completed_at IS NULL";
+        let pending = "SELECT (SELECT COUNT(*) FROM operations WHERE completed_at IS NULL)
+                            + (SELECT COUNT(*) FROM revocations WHERE completed_at IS NULL)";
         eventually(async || (database.count(pending).await == 0).then_some(())).await;
         self.assert_old_tokens_are_dead().await;
         self.take(&Step::Unblock).await;

@@ -149,7 +149,7 @@ on_each_database! {
         let (earlier, later) = (now + Duration::from_secs(1), now + Duration::from_secs(9));
         let user = UserRef::parse("test:alice").unwrap();
         let UserRef::AppUser(app_user) = &user else { panic!("not an id") };
-        let claim = store.claim_new(app_user, now, later).await.unwrap().unwrap();
+        let claim = store.claim_new(app_user, store.everyone().await.unwrap(), now, later).await.unwrap().unwrap();
         let acs_id = AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_1").unwrap();
         let event = Event::new(Action::TokenMinted, Actor::Worker, claim.user.clone(), Trace::default());
         assert_eq!(store.bind(&claim, "default", &acs_id, &event, None, now).await.unwrap(), Bound::AndCurrent);
@@ -175,7 +175,7 @@ on_each_database! {
         let now = Clock::default().now();
         let user = UserRef::parse("test:alice").unwrap();
         let UserRef::AppUser(app_user) = &user else { panic!("not an id") };
-        let claim = store.claim_new(app_user, now, now).await.unwrap().unwrap();
+        let claim = store.claim_new(app_user, store.everyone().await.unwrap(), now, now).await.unwrap().unwrap();
         store.release_claim(&claim, None, now).await.unwrap();
         let read = store.find_user(&user, now).await.unwrap().unwrap();
         let orphan = Event::new(Action::PossibleOrphan, Actor::Worker, claim.user.clone(), Trace::default());

@@ -173,8 +173,13 @@ impl TestAcs {
 
     /// Makes calls go wrong from now on.
     pub async fn fault(&self, rule: Value) {
+        self.faults(&[rule]).await;
+    }
+
+    /// Makes calls go wrong in several ways from now on.
+    pub async fn faults(&self, rules: &[Value]) {
         let url = format!("{}/_emulator/faults", self.url);
-        let answer = self.http.put(url).json(&json!({"rules": [rule]})).send().await.unwrap();
+        let answer = self.http.put(url).json(&json!({ "rules": rules })).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
     }
 

@@ -90,7 +90,7 @@ scenarios! {
     imports_are_safe: IMPORT, [1, 2, 0, 0, 1], ONE;
     shared_mints_are_safe: FLIGHT, [2, 1, 0, 0, 0], ONE;
     revoking_everyone_is_safe: EVERYONE, [1, 2, 0, 0, 0], TWO;
-    revoking_everyone_among_newcomers_is_safe: NEWCOMERS, [2, 1, 0, 0, 1], ONE;
+    revoking_everyone_among_newcomers_is_safe: NEWCOMERS, [2, 1, 0, 0, 0], ONE;
     purging_is_safe: PURGE, [2, 1, 0, 0, 0], ONE;
 }
 

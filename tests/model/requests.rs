@@ -135,9 +135,7 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
     } else if row.status != Status::Active {
         reads.phase = Phase::Claim;
         steps.on(act("{a} reads: no identity, will claim", replica, 0), to);
-    } else if from.stored.identity != 0
-        && (from.stored.generation == generation || !steps.has(Rule::ReuseGeneration))
-    {
+    } else if from.stored.identity != 0 && (from.stored.generation == generation || !steps.has(Rule::ReuseGeneration)) {
         *reads = Request::default();
         let dead = from.dead(steps.config, from.stored);
         let broken = to.hand_out(steps.config, from.stored, from.truth.epoch, request.login);

@@ -40,6 +40,11 @@ pub(super) enum Command {
         #[command(flatten)]
         change: Change,
     },
+    /// Let a user's logins in again that a revocation by mistake shut out.
+    AllowOlderLogins {
+        #[command(flatten)]
+        change: Change,
+    },
     /// Delete a user's identity at ACS, with its chat memberships, for good.
     Delete {
         #[command(flatten)]
@@ -103,6 +108,13 @@ impl Command {
                 let (user, request) = change.into_parts();
                 let answer = session.client.post(&["users", &user, "unblock"], &request).await?;
                 finish(session, "unblocked", answer, Wait { wait: false }).await
+            }
+            Self::AllowOlderLogins { change } => {
+                let (user, request) = change.into_parts();
+                let answer = session.client.post(&["users", &user, "allow-older-logins"], &request).await?;
+                session.show(&answer, |change: &ChangeResponse| {
+                    format!("logins from before the last revocation of {} are good again\n", name(&change.user))
+                })
             }
             Self::Delete { change, wait, .. } => {
                 let (user, request) = change.into_parts();

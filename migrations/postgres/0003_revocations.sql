@@ -1,0 +1,30 @@
+-- Revocations of many users. Everyone is stopped by one row: its epoch counts as part of every user's generation, and a user
+-- whose own epoch is older has not been dealt with yet. A binary that does not ask for it would hand out what was revoked.
+CREATE TABLE everyone (
+    id                 BIGINT       PRIMARY KEY CHECK (id = 1),
+    epoch              BIGINT       NOT NULL,
+    logins_valid_from  TIMESTAMPTZ
+);
+INSERT INTO everyone (id, epoch) VALUES (1, 0);
+ALTER TABLE users ADD COLUMN epoch BIGINT NOT NULL DEFAULT 0;
+
+-- The table before it was never used.
+DROP TABLE batches;
+CREATE TABLE revocations (
+    id             UUID         PRIMARY KEY,
+    actor_kind     TEXT         NOT NULL,
+    actor          TEXT         NOT NULL,
+    reason         TEXT,
+    request_id     TEXT,
+    epoch          BIGINT,
+    total          BIGINT       NOT NULL,
+    swept_to       TEXT         NOT NULL,
+    swept_at       TIMESTAMPTZ,
+    claimed_until  TIMESTAMPTZ,
+    created_at     TIMESTAMPTZ  NOT NULL,
+    completed_at   TIMESTAMPTZ
+);
+CREATE INDEX revocations_open ON revocations (id) WHERE completed_at IS NULL;
+CREATE INDEX operations_of_batch ON operations (batch) WHERE batch IS NOT NULL;
+
+UPDATE schema_compatibility SET oldest_known_version = 3;

@@ -1,0 +1,170 @@
+//! `POST /users/import`: any number of identities, a line each, answered a line each while they come in.
+
+use std::{io, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::header,
+    response::{IntoResponse, Response},
+};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt},
+    time::timeout,
+};
+use tokio_util::io::StreamReader;
+
+use super::{
+    Api,
+    extract::{Operator, Traced},
+    problem::{Code, Problem},
+};
+use crate::{
+    api::{ImportLine, ImportLineResult, ImportResult, ProblemDocument},
+    auth::Role,
+    domain::user::{AcsId, AppUser, IssuerKey, Subject},
+    service::{self, Order},
+};
+
+/// How many lines are imported in one transaction.
+const CHUNK: usize = 500;
+const MAX_LINE_BYTES: usize = 16 * 1024;
+/// How long the next line may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+const JSON_LINES: &str = "application/x-ndjson";
+
+/// What a line says, or what is wrong with it.
+type Line = Result<(AppUser, AcsId), String>;
+
+/// Import users' identities.
+///
+/// A stream of JSON lines, answered by one line for each, in their order. Lines that were imported before are `unchanged`,
+/// so an import that was cut off may simply be made again.
+#[utoipa::path(
+    post, path = "/users/import", tag = "For operators and backends", security(("operatorKey" = [])),
+    request_body(content = ImportLine, content_type = "application/x-ndjson", description = "One object on each line; lines have at most 16 KiB."),
+    responses(
+        (status = 200, description = "What became of each line. Role `operator`.", body = ImportLineResult, content_type = "application/x-ndjson"),
+        (status = 401, description = "`missing_credentials`, `invalid_token`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "`forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported_media_type`", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn import_users(
+    State(api): State<Api>,
+    operator: Operator,
+    Traced(trace): Traced,
+    request: Request,
+) -> Result<Response, Problem> {
+    operator.must_be_one_of(&[Role::Operator])?;
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if content_type.is_none_or(|text| text.split(';').next().unwrap_or_default().trim() != JSON_LINES) {
+        return Err(Problem::new(Code::UnsupportedMediaType).detail(format!("the body must be `{JSON_LINES}`")));
+    }
+    let order = Order { actor: Some(operator.actor()), reason: None, trace };
+    let chunks = Box::pin(lines(request.into_body()).ready_chunks(CHUNK));
+    let answers = stream::try_unfold(Some((chunks, 1)), move |state| {
+        let (api, order) = (api.clone(), order.clone());
+        async move {
+            let Some((mut chunks, first)) = state else { return Ok(None) };
+            let chunk = match timeout(PATIENCE, chunks.next()).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(None),
+                Err(_) => vec![Err(Broken::Cut("the next line took too long".to_owned()))],
+            };
+            let next = first + u64::try_from(chunk.len()).map_err(io::Error::other)?;
+            let (answer, is_whole) = import(&api, &order, first, chunk).await;
+            Ok::<_, io::Error>(Some((answer, is_whole.then_some((chunks, next)))))
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, JSON_LINES)], Body::from_stream(answers)).into_response())
+}
+
+/// Why a line could not be read.
+enum Broken {
+    /// It is not as it should be; those after it can be read.
+    Line(String),
+    /// Nothing after it can be read.
+    Cut(String),
+}
+
+/// Takes a body apart; a line that is too long, or no text, does not keep those after it from being read.
+fn lines(body: Body) -> impl Stream<Item = Result<String, Broken>> + Send {
+    let reader = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    stream::unfold(reader, async |mut reader| Some((next_line(&mut reader).await.transpose()?, reader)))
+}
+
+async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<String>, Broken> {
+    let cut = |error: io::Error| Broken::Cut(format!("the body could not be read: {error}"));
+    let (mut line, mut length) = (Vec::new(), 0);
+    loop {
+        let bytes = reader.fill_buf().await.map_err(cut)?;
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let (part, taken) = (&bytes[..end.unwrap_or(bytes.len())], end.map_or(bytes.len(), |end| end + 1));
+        length += taken;
+        if length <= MAX_LINE_BYTES {
+            line.extend_from_slice(part);
+        }
+        reader.consume(taken);
+        if end.is_some() || taken == 0 {
+            break;
+        }
+    }
+    match length {
+        0 => Ok(None),
+        length if length > MAX_LINE_BYTES => Err(Broken::Line(format!("has more than {MAX_LINE_BYTES} bytes"))),
+        _ => String::from_utf8(line).map(Some).map_err(|_| Broken::Line("is no UTF-8".to_owned())),
+    }
+}
+
+/// Imports some lines and writes the answer to them; tells too whether more lines may follow.
+async fn import(api: &Api, order: &Order, first: u64, chunk: Vec<Result<String, Broken>>) -> (Bytes, bool) {
+    let mut is_whole = true;
+    let mut parsed = Vec::with_capacity(chunk.len());
+    for line in chunk {
+        parsed.push(match line {
+            Ok(text) => parse(&text),
+            Err(Broken::Line(detail)) => Err(detail),
+            Err(Broken::Cut(detail)) => {
+                is_whole = false;
+                Err(detail)
+            }
+        });
+    }
+    let good: Vec<_> = parsed.iter().filter_map(|line| line.as_ref().ok()).cloned().collect();
+    let imported = api.service.import_many(&good, order).await;
+    let mut results = imported.results.into_iter();
+    let mut answer = Vec::new();
+    for (number, line) in (first..).zip(parsed) {
+        let (result, detail) = match line {
+            Err(detail) => (ImportResult::Invalid, Some(detail)),
+            Ok(_) => match results.next() {
+                Some(Ok(true)) => (ImportResult::Imported, None),
+                Some(Ok(false)) => (ImportResult::Unchanged, None),
+                Some(Err(service::Error::Conflict(detail))) => (ImportResult::Conflict, Some(detail.to_owned())),
+                Some(Err(service::Error::Invalid(detail))) => (ImportResult::Invalid, Some(detail.to_owned())),
+                Some(Err(error)) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, line = number, "an import was cut off");
+                    (ImportResult::Failed, Some("the database is not available".to_owned()))
+                }
+                // What comes after a failure was not tried.
+                None => break,
+            },
+        };
+        is_whole &= result != ImportResult::Failed;
+        // Writing into memory does not fail, and these values always have a JSON form.
+        let _ = serde_json::to_writer(&mut answer, &ImportLineResult { line: number, result, detail });
+        answer.push(b'\n');
+    }
+    (answer.into(), is_whole)
+}
+
+fn parse(text: &str) -> Line {
+    let line: ImportLine = serde_json::from_str(text).map_err(|error| format!("is no such JSON: {error}"))?;
+    let issuer = IssuerKey::parse(&line.issuer).map_err(|error| format!("`issuer`: {error}"))?;
+    let subject = Subject::parse(&line.subject).map_err(|error| format!("`subject`: {error}"))?;
+    let acs_id =
+        AcsId::parse(&line.communication_user_id).map_err(|error| format!("`communicationUserId`: {error}"))?;
+    Ok((AppUser { issuer, subject }, acs_id))
+}

@@ -1,0 +1,162 @@
+//! Imports of many identities as a stream, by HTTP and on the command line, and exports.
+
+use std::{fmt::Write, fs};
+
+use acs_token_vendor::dev::OPS_KEY;
+use reqwest::{Method, header};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Answer, Database, TestApp,
+    database::on_each_database,
+    ops::{ODD_SUBJECTS, key},
+    process::{dev, run},
+};
+
+const RESOURCE: &str = "ac80d96a-85de-48b1-995d-a3a3fa3627c8";
+
+fn identity(number: usize) -> String {
+    format!("8:acs:{RESOURCE}_{number:08}")
+}
+
+fn line(subject: &str, identity: &str) -> String {
+    json!({"issuer": "test", "subject": subject, "communicationUserId": identity}).to_string()
+}
+
+async fn post(app: &TestApp, role: &str, content_type: &str, body: Vec<u8>) -> Answer {
+    let request = app.http.post(format!("{}/users/import", app.url)).bearer_auth(key(role));
+    Answer::of(request.header(header::CONTENT_TYPE, content_type).body(body).send().await.unwrap()).await
+}
+
+async fn import(app: &TestApp, lines: &[String]) -> Vec<Value> {
+    let answer = post(app, "operator", "application/x-ndjson", lines.join("\n").into_bytes()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn results(answers: &[Value]) -> Vec<&str> {
+    answers.iter().map(|answer| answer["result"].as_str().unwrap()).collect()
+}
+
+on_each_database! {
+    async fn each_line_is_answered_in_its_place(database) {
+        let app = TestApp::start(&database).await;
+        let minted = app.token(&app.issuer.login("minted"), None).await.identity();
+        let identity = |number: usize| format!("{}_{number:08}", minted.split_once('_').unwrap().0);
+        app.ops(Method::PUT, "/users/test:taken", Some(json!({"communicationUserId": identity(1)}))).await;
+        let lines = [
+            line("alice", &identity(2)),
+            line("alice", &identity(2)),
+            line("alice", &identity(3)),
+            line("bob", &identity(1)),
+            line("minted", &identity(4)),
+            "{\"issuer\": \"test\"}".to_owned(),
+            "no JSON".to_owned(),
+            String::new(),
+            line("", &identity(5)),
+            line("carol", "8:acs:x"),
+            json!({"issuer": "nowhere", "subject": "x", "communicationUserId": identity(6)}).to_string(),
+            line(&"x".repeat(20_000), &identity(7)),
+            line("dave", &identity(8)),
+        ];
+        let answers = import(&app, &lines).await;
+        assert_eq!(answers.iter().map(|answer| answer["line"].as_u64().unwrap()).collect::<Vec<_>>(), (1..=13).collect::<Vec<_>>());
+        let expected = [
+            "imported", "unchanged", "conflict", "conflict", "conflict", "invalid", "invalid", "invalid", "invalid", "invalid",
+            "invalid", "invalid", "imported",
+        ];
+        assert_eq!(results(&answers), expected, "{answers:?}");
+        assert!(answers[5]["detail"].as_str().unwrap().contains("subject"), "{answers:?}");
+        assert!(answers[11]["detail"].as_str().unwrap().contains("16384"), "{answers:?}");
+        assert_eq!(app.user("alice").await["communicationUserId"], identity(2));
+        assert_eq!(app.user("dave").await["state"], "active");
+        let trail = app.ops(Method::GET, "/audit?action=identity_imported", None).await.json();
+        assert_eq!(trail["events"].as_array().unwrap().len(), 3);
+        assert_eq!(trail["events"][0]["actor"], "operator");
+    }
+
+    async fn an_import_may_be_made_again(database) {
+        let app = TestApp::start(&database).await;
+        let mut lines: Vec<_> = (0..1200).map(|number| line(&format!("user{number}"), &identity(number))).collect();
+        assert!(results(&import(&app, &lines[..700]).await).iter().all(|result| *result == "imported"));
+        lines.extend(ODD_SUBJECTS.iter().enumerate().map(|(index, subject)| line(subject, &identity(9000 + index))));
+        let answers = import(&app, &lines).await;
+        let results = results(&answers);
+        assert!(results[..700].iter().all(|result| *result == "unchanged"));
+        assert!(results[700..].iter().all(|result| *result == "imported"));
+        assert_eq!(database.count("SELECT COUNT(*) FROM users WHERE state = 'active'").await, 1200 + 12);
+    }
+
+    async fn an_identity_that_was_deleted_is_not_imported(database) {
+        let app = TestApp::start(&database).await;
+        let gone = app.token(&app.issuer.login("alice"), None).await.identity();
+        app.ops(Method::DELETE, "/users/test:alice", None).await;
+        let answers = import(&app, &[line("bob", &gone), line("carol", &gone)]).await;
+        assert_eq!(results(&answers), ["conflict", "conflict"], "{answers:?}");
+        assert_eq!(database.count("SELECT COUNT(*) FROM users WHERE subject = 'bob'").await, 0, "nothing is left behind");
+    }
+
+    /// Whoever had the identity before may have handed out tokens that nobody here knows of.
+    async fn what_was_imported_is_revoked_with_everyone(database) {
+        let app = TestApp::start(&database).await;
+        import(&app, &[line("alice", &identity(1))]).await;
+        let answer = app.ops(Method::POST, "/revocations", Some(json!({"all": true}))).await.json();
+        assert_eq!(answer["total"], 1);
+    }
+}
+
+#[tokio::test]
+async fn only_operators_import_and_only_json_lines() {
+    let app = TestApp::start(&Database::sqlite()).await;
+    let body = || line("alice", &identity(1)).into_bytes();
+    post(&app, "minter", "application/x-ndjson", body()).await.assert_problem(403, "forbidden");
+    post(&app, "operator", "application/json", body()).await.assert_problem(415, "unsupported_media_type");
+    assert_eq!(post(&app, "operator", "application/x-ndjson", Vec::new()).await.text, "");
+    let bad = [b"\xff\xfe\n".to_vec(), line("alice", &identity(1)).into_bytes()].concat();
+    let answer = post(&app, "operator", "application/x-ndjson", bad).await;
+    assert!(
+        answer.text.starts_with("{\"line\":1,\"result\":\"invalid\",\"detail\":\"is no UTF-8\"}"),
+        "{}",
+        answer.text
+    );
+}
+
+#[tokio::test]
+async fn files_go_in_and_come_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = dev(&folder);
+    let url = running.url("service");
+    let operator = |arguments: &[&str]| run(arguments, &[("VENDOR_URL", &url), ("VENDOR_OPS_KEY", OPS_KEY)]);
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let mut csv = "subject,issuer,identity,remark\n".to_owned();
+    for number in 0..50 {
+        writeln!(csv, "\"user, {number}\",dev,{},x", identity(number)).unwrap();
+    }
+    fs::write(path("users.csv"), &csv).unwrap();
+    let (good, said, complained) = operator(&["import", &path("users.csv")]);
+    assert!(good && said.contains("50 imported, 0 were so before, 0 bad"), "{said}\n{complained}");
+
+    csv += "nobody,dev,8:acs:x,\nuser51,dev\n";
+    fs::write(path("more.csv"), &csv).unwrap();
+    let (good, said, complained) = operator(&["import", &path("more.csv")]);
+    assert!(!good && said.contains("0 imported, 50 were so before, 2 bad"), "{said}\n{complained}");
+    assert!(complained.contains("line 52: `communicationUserId`") && complained.contains("line 53:"), "{complained}");
+    let (good, said, _) = operator(&["import", &path("more.csv"), "--from-line", "50"]);
+    assert!(!good && said.contains("0 imported, 2 were so before, 2 bad"), "{said}");
+
+    let (good, _, complained) = operator(&["export", "--output", &path("out.jsonl")]);
+    assert!(good && complained.contains("50 mappings"), "{complained}");
+    let out = fs::read_to_string(path("out.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!(first, json!({"issuer": "dev", "subject": "user, 0", "communicationUserId": identity(0)}));
+    let (good, said, _) = operator(&["import", &path("out.jsonl")]);
+    assert!(good && said.contains("0 imported, 50 were so before, 0 bad"), "{said}");
+    let (good, said, _) = operator(&["export", "--format", "csv"]);
+    assert!(good && said.starts_with("issuer,subject,communicationUserId\ndev,\"user, 0\",8:acs:"), "{said}");
+
+    let (good, _, complained) = operator(&["import", &path("out.txt")]);
+    assert!(!good && complained.contains("--format"), "{complained}");
+    fs::write(path("headless.csv"), "a,b\n1,2\n").unwrap();
+    let (good, _, complained) = operator(&["import", &path("headless.csv")]);
+    assert!(!good && complained.contains("no column `issuer`"), "{complained}");
+}
