@@ -1,5 +1,8 @@
 # What the scripts share: finding or installing tools, and servers that end with the script.
 
+tools_file=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/tools.sh
+postgres_clusters=()
+
 say() { printf '\n== %s\n' "$*"; }
 
 give_up() {
@@ -44,10 +47,10 @@ as_postgres() {
     fi
 }
 
-# start_postgres FOLDER [durable]: a throw-away cluster on a free port; sets TEST_POSTGRES_URL.
-# A durable one keeps what it committed, as in production; else it saves that time.
+# start_postgres FOLDER [durable]: a throw-away cluster on a free port; sets postgres_url and postgres_restart, a command.
+# A durable one keeps what it committed, as in production; else it saves that time. There may be several.
 start_postgres() {
-    local bin careless=""
+    local bin careless="" data=$1/data
     [ "${2:-}" = durable ] || careless="-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
     bin=$(postgres_folder)
     if [ -z "$bin" ]; then
@@ -55,18 +58,18 @@ start_postgres() {
         bin=$(postgres_folder)
     fi
     say "starting a throw-away Postgres"
-    postgres_bin=$bin
-    postgres_data=$1/data
     mkdir -p "$1"
     [ "$(id -u)" != 0 ] || chown "$(id -u postgres 2>/dev/null || id -u nobody)" "$1"
     # From here, because the Postgres user may not be allowed to read the present folder.
-    (cd / && as_postgres "$bin/initdb" -D "$postgres_data" -U postgres --auth=trust --no-sync -E UTF8 >/dev/null)
+    (cd / && as_postgres "$bin/initdb" -D "$data" -U postgres --auth=trust --no-sync -E UTF8 >/dev/null)
     local port attempt
     for attempt in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 30000))
-        if (cd / && as_postgres "$bin/pg_ctl" -D "$postgres_data" -w -t 60 -l "$1/log" start -o \
+        if (cd / && as_postgres "$bin/pg_ctl" -D "$data" -w -t 60 -l "$1/log" start -o \
             "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$1 -c max_connections=400 $careless" >/dev/null); then
-            TEST_POSTGRES_URL="postgres://postgres@127.0.0.1:$port/postgres"
+            postgres_url="postgres://postgres@127.0.0.1:$port/postgres"
+            postgres_restart="bash -c '. \"$tools_file\" && cd / && as_postgres $bin/pg_ctl -D $data -m immediate -w -t 60 -l $1/log restart'"
+            postgres_clusters+=("$bin" "$data")
             return
         fi
     done
@@ -75,8 +78,11 @@ start_postgres() {
 }
 
 stop_postgres() {
-    [ -n "${postgres_data:-}" ] || return 0
-    (cd / && as_postgres "$postgres_bin/pg_ctl" -D "$postgres_data" -m immediate stop >/dev/null 2>&1) || true
+    set -- "${postgres_clusters[@]}"
+    while [ $# -gt 0 ]; do
+        (cd / && as_postgres "$1/pg_ctl" -D "$2" -m immediate stop >/dev/null 2>&1) || true
+        shift 2
+    done
 }
 
 # start_dev FOLDER: the service with its surroundings on free ports; sets VENDOR_URL, EMULATOR_URL and EMULATOR_ACCESS_KEY.

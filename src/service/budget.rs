@@ -301,10 +301,10 @@ impl Budget {
 
 impl Lane {
     /// How many calls to spend with one write: one for each in line, and while there is plenty of room some for those who
-    /// may come in the next moment, who then need not wait for the database.
+    /// may want a token in the next moment, and then need not wait for the database.
     fn to_pay(&self, room: u32) -> u32 {
-        let plenty = self.allowance.calls / 2;
-        let in_advance = if room > plenty { IN_ADVANCE.min(self.allowance.calls / 50) } else { 0 };
+        let has_plenty = self.call == Call::Issue && room > self.allowance.calls / 2;
+        let in_advance = if has_plenty { IN_ADVANCE.min(self.allowance.calls / 50) } else { 0 };
         room.min(self.line.load(Ordering::Relaxed).max(in_advance)).max(1)
     }
 
