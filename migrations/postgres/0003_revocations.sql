@@ -24,6 +24,7 @@ CREATE TABLE revocations (
     created_at     TIMESTAMPTZ  NOT NULL,
     completed_at   TIMESTAMPTZ
 );
+CREATE UNIQUE INDEX revocations_epoch ON revocations (epoch) WHERE epoch IS NOT NULL;
 CREATE INDEX revocations_open ON revocations (id) WHERE completed_at IS NULL;
 CREATE INDEX operations_of_batch ON operations (batch) WHERE batch IS NOT NULL;
 

@@ -24,8 +24,9 @@ use crate::{
     config::Variables,
 };
 
-/// How many lines are read ahead of what the service has taken.
-const AHEAD: usize = 1000;
+/// How much is sent at once, and how many such pieces are read ahead of what the service has taken.
+const PIECE_BYTES: usize = 32 * 1024;
+const AHEAD: usize = 8;
 /// How long the service may take for the next line.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How many mappings are exported at once.
@@ -97,12 +98,13 @@ pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Re
     let (number, numbers) = channel();
     let from_line = options.from_line;
     let reading = tokio::task::spawn_blocking(move || {
-        let mut lines = Lines { send, number, from_line, bad: 0 };
+        let mut lines = Lines { send, number, piece: Vec::new(), from_line, bad: 0 };
         match form {
             Form::Csv => lines.read_csv(file),
             Form::Jsonl => lines.read_json(BufReader::new(file)),
-        }
-        .map(|()| lines.bad)
+        }?;
+        lines.flush();
+        anyhow::Ok(lines.bad)
     });
     let body = stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
     let answers = session.client.post_lines(&["users", "import"], body.map(Ok).boxed()).await?;
@@ -170,6 +172,8 @@ struct Lines {
     send: mpsc::Sender<Vec<u8>>,
     /// The place in the file of each line that is sent.
     number: std::sync::mpsc::Sender<u64>,
+    /// What is to be sent next.
+    piece: Vec<u8>,
     from_line: u64,
     bad: u64,
 }
@@ -235,8 +239,15 @@ impl Lines {
         if line < self.from_line {
             return true;
         }
+        self.piece.extend_from_slice(text.as_bytes());
+        self.piece.push(b'\n');
         let is_noted = self.number.send(line).is_ok();
-        is_noted && self.send.blocking_send(format!("{text}\n").into_bytes()).is_ok()
+        is_noted && (self.piece.len() < PIECE_BYTES || self.flush())
+    }
+
+    fn flush(&mut self) -> bool {
+        let piece = std::mem::take(&mut self.piece);
+        piece.is_empty() || self.send.blocking_send(piece).is_ok()
     }
 
     fn complain(&mut self, line: u64, what: &str) {

@@ -8,7 +8,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt},
     time::timeout,
@@ -30,8 +30,9 @@ use crate::{
 /// How many lines are imported in one transaction.
 const CHUNK: usize = 500;
 const MAX_LINE_BYTES: usize = 16 * 1024;
-/// How long the next line may take.
+/// How long the next line may take, and how long more lines are waited for before those that are there are imported.
 const PATIENCE: Duration = Duration::from_secs(30);
+const GATHER: Duration = Duration::from_millis(5);
 const JSON_LINES: &str = "application/x-ndjson";
 
 /// What a line says, or what is wrong with it.
@@ -63,19 +64,19 @@ pub(super) async fn import_users(
         return Err(Problem::new(Code::UnsupportedMediaType).detail(format!("the body must be `{JSON_LINES}`")));
     }
     let order = Order { actor: Some(operator.actor()), reason: None, trace };
-    let chunks = Box::pin(lines(request.into_body()).ready_chunks(CHUNK));
-    let answers = stream::try_unfold(Some((chunks, 1)), move |state| {
+    let reader = StreamReader::new(request.into_body().into_data_stream().map_err(io::Error::other));
+    let lines = Lines { reader, line: Vec::new(), length: 0 };
+    let answers = stream::try_unfold(Some((lines, 1)), move |state| {
         let (api, order) = (api.clone(), order.clone());
         async move {
-            let Some((mut chunks, first)) = state else { return Ok(None) };
-            let chunk = match timeout(PATIENCE, chunks.next()).await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => return Ok(None),
-                Err(_) => vec![Err(Broken::Cut("the next line took too long".to_owned()))],
-            };
+            let Some((mut lines, first)) = state else { return Ok(None) };
+            let chunk = lines.chunk().await;
+            if chunk.is_empty() {
+                return Ok(None);
+            }
             let next = first + u64::try_from(chunk.len()).map_err(io::Error::other)?;
             let (answer, is_whole) = import(&api, &order, first, chunk).await;
-            Ok::<_, io::Error>(Some((answer, is_whole.then_some((chunks, next)))))
+            Ok::<_, io::Error>(Some((answer, is_whole.then_some((lines, next)))))
         }
     });
     Ok(([(header::CONTENT_TYPE, JSON_LINES)], Body::from_stream(answers)).into_response())
@@ -89,32 +90,58 @@ enum Broken {
     Cut(String),
 }
 
-/// Takes a body apart; a line that is too long, or no text, does not keep those after it from being read.
-fn lines(body: Body) -> impl Stream<Item = Result<String, Broken>> + Send {
-    let reader = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    stream::unfold(reader, async |mut reader| Some((next_line(&mut reader).await.transpose()?, reader)))
+/// A body that is taken apart; a line that is too long, or no text, does not keep those after it from being read.
+struct Lines<R> {
+    reader: R,
+    /// What has come of the line that is being read, as long as it is not too long.
+    line: Vec<u8>,
+    length: usize,
 }
 
-async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<String>, Broken> {
-    let cut = |error: io::Error| Broken::Cut(format!("the body could not be read: {error}"));
-    let (mut line, mut length) = (Vec::new(), 0);
-    loop {
-        let bytes = reader.fill_buf().await.map_err(cut)?;
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        let (part, taken) = (&bytes[..end.unwrap_or(bytes.len())], end.map_or(bytes.len(), |end| end + 1));
-        length += taken;
-        if length <= MAX_LINE_BYTES {
-            line.extend_from_slice(part);
+impl<R: AsyncBufRead + Unpin> Lines<R> {
+    /// Reads some lines: as many as there are at this moment, and one at least; none at the end.
+    async fn chunk(&mut self) -> Vec<Result<String, Broken>> {
+        let first = timeout(PATIENCE, self.next()).await;
+        let Some(first) = first.unwrap_or_else(|_| Some(Err(Broken::Cut("the next line took too long".to_owned()))))
+        else {
+            return Vec::new();
+        };
+        let mut is_cut = matches!(first, Err(Broken::Cut(_)));
+        let mut chunk = vec![first];
+        while chunk.len() < CHUNK && !is_cut {
+            // What has begun to come and is not whole yet stays where it is.
+            let Ok(Some(line)) = timeout(GATHER, self.next()).await else { break };
+            is_cut = matches!(line, Err(Broken::Cut(_)));
+            chunk.push(line);
         }
-        reader.consume(taken);
-        if end.is_some() || taken == 0 {
-            break;
-        }
+        chunk
     }
-    match length {
-        0 => Ok(None),
-        length if length > MAX_LINE_BYTES => Err(Broken::Line(format!("has more than {MAX_LINE_BYTES} bytes"))),
-        _ => String::from_utf8(line).map(Some).map_err(|_| Broken::Line("is no UTF-8".to_owned())),
+
+    async fn next(&mut self) -> Option<Result<String, Broken>> {
+        loop {
+            let bytes = match self.reader.fill_buf().await {
+                Ok(bytes) => bytes,
+                Err(error) => return Some(Err(Broken::Cut(format!("the body could not be read: {error}")))),
+            };
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let (part, taken) = (&bytes[..end.unwrap_or(bytes.len())], end.map_or(bytes.len(), |end| end + 1));
+            self.length += taken;
+            if self.length <= MAX_LINE_BYTES {
+                self.line.extend_from_slice(part);
+            }
+            self.reader.consume(taken);
+            if end.is_some() || taken == 0 {
+                break;
+            }
+        }
+        let (line, length) = (std::mem::take(&mut self.line), std::mem::take(&mut self.length));
+        match length {
+            0 => None,
+            length if length > MAX_LINE_BYTES => {
+                Some(Err(Broken::Line(format!("has more than {MAX_LINE_BYTES} bytes"))))
+            }
+            _ => Some(String::from_utf8(line).map_err(|_| Broken::Line("is no UTF-8".to_owned()))),
+        }
     }
 }
 

@@ -140,7 +140,7 @@ impl Service {
         tx.commit().await?;
         // Everybody is stopped; how many that are may take a moment to count.
         revocation.total = self.store.count_live(now).await?;
-        Ok(self.store.advance_revocation(revocation, now).await?)
+        Ok(self.store.set_revocation_total(revocation.id, revocation.total).await?)
     }
 
     /// Fences each user of a list; returns the places of those who could not be, because nobody knows them.

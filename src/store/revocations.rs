@@ -37,7 +37,9 @@ const CLAIM: &str = "
     RETURNING id";
 
 const ADVANCE: &str = "
-    UPDATE revocations SET swept_to = $1, swept_at = $2, completed_at = $3, total = $4, claimed_until = $5 WHERE id = $6";
+    UPDATE revocations SET swept_to = $1, swept_at = $2, completed_at = $3, claimed_until = $4 WHERE id = $5";
+
+const SET_TOTAL: &str = "UPDATE revocations SET total = $1 WHERE id = $2";
 
 /// Whoever was caught up with a later revocation of everyone counts there, and has to be done here too.
 const PROGRESS: &str = "
@@ -90,13 +92,21 @@ impl Store {
                 .bind(revocation.swept_to.as_str())
                 .bind(revocation.swept_at)
                 .bind(revocation.completed_at)
-                .bind(revocation.total)
                 .bind(again_at)
                 .bind(revocation.id)
                 .execute(db)
                 .await
                 .map(drop)
         })?;
+        Ok(())
+    }
+
+    /// Writes down how many users had tokens that were alive, as soon as they are counted.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn set_revocation_total(&self, id: Uuid, total: i64) -> Result<(), Error> {
+        on_pool!(self, |db| sqlx::query(SET_TOTAL).bind(total).bind(id).execute(db).await.map(drop))?;
         Ok(())
     }
 

@@ -211,10 +211,12 @@ impl History {
         for user in 0..self.users() {
             let history = self.of(user);
             for handed in &history.handed {
+                // A login that was old at a fence was checked before it, so what was handed out for it is from before.
                 let after = history.fences.iter().filter(|fence| {
+                    let for_old_login = fence.kind.rejects_older_logins() && handed.login_second < fence.second;
                     matches!(fence.answer, Answer::Accepted(_))
                         && fence.kind.ends_tokens()
-                        && handed.answered < fence.began
+                        && (handed.answered < fence.began || for_old_login)
                 });
                 let kinds: Vec<_> = after.map(|fence| fence.kind).collect();
                 if !kinds.is_empty() {

@@ -92,7 +92,7 @@ async fn fill(world: &World, emulator: &str, name: &str, rows: u32) -> anyhow::R
     let active: Vec<_> = (0..ACTIVE).map(|n| format!("user-{}", n * (rows / ACTIVE))).collect();
     let logins = world.issuer.logins(Algorithm::ES256, &active)?;
     load::once_each(&world.http, &service.url, &logins).await?;
-    execute(&database, "VACUUM ANALYZE issued_tokens").await?;
+    execute(&database, "VACUUM ANALYZE users").await?;
     let logins = world.write_logins(&format!("{name}-logins"), &logins)?;
     #[expect(clippy::cast_precision_loss, reason = "told to whole bytes")]
     let bytes_per_row = bytes as f64 / f64::from(rows);

@@ -1,0 +1,231 @@
+//! The checker checked: faults that are put into the service one at a time, each of which a short run has to find.
+//!
+//! `scripts/torture faults` does it, in a copy of the project; a fault that no longer fits the code is noticed every day.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use acs_token_vendor::config;
+
+/// Something to do wrong.
+struct Fault {
+    name: &'static str,
+    /// In which files, what, and what instead.
+    edits: &'static [(&'static str, &'static str, &'static str)],
+}
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        name: "a mint is recorded whatever happened meanwhile",
+        edits: &[
+            (
+                "src/store/recorder.rs",
+                r#"" AND generation + (SELECT e.epoch FROM everyone e", $lock, ") = ", $generation,"#,
+                r#"" AND ", $generation, " >= 0 AND generation >= 0 ", "","#,
+            ),
+            (
+                "src/store/recorder.rs",
+                r#"AND state = 'active' AND blocked_at IS NULL AND (held_until IS NULL OR held_until <= ", $now, ")
+                AND NOT EXISTS ("#,
+                r#"AND NOT EXISTS ("#,
+            ),
+            (
+                "src/store/recorder.rs",
+                "o.kind = 'revoke' AND o.completed_at IS NULL)",
+                "o.kind = 'revoke' AND o.completed_at IS NULL AND o.kind = 'none')",
+            ),
+        ],
+    },
+    Fault {
+        name: "the hold is lifted with the confirmation",
+        edits: &[(
+            "src/service/settle.rs",
+            "tx.hold(&operation.user, now + CLOCK_MARGIN, stray_until)",
+            "tx.hold(&operation.user, now, stray_until)",
+        )],
+    },
+    Fault {
+        name: "a fence neither steps the generation nor drops what is kept",
+        edits: &[
+            ("src/store/fences.rs", "SET generation = generation + 1,", "SET generation = generation,"),
+            ("src/store/fences.rs", "kept_tokens = NULL, kept_until = NULL, epoch = $8", "epoch = $8"),
+        ],
+    },
+    Fault {
+        name: "kept tokens outlive a fence",
+        edits: &[
+            ("src/store/fences.rs", "kept_tokens = NULL, kept_until = NULL, epoch = $8", "epoch = $8"),
+            (
+                "src/service/reuse.rs",
+                "identity: owner.acs_id.as_str(), generation: owner.generation",
+                "identity: owner.acs_id.as_str(), generation: 0",
+            ),
+        ],
+    },
+    Fault {
+        name: "kept tokens are handed out to any login",
+        edits: &[(
+            "src/service/reuse.rs",
+            "if let Some(login) = asker.login_time {\n            self.refuse_old_login(logins_valid_from, login, now)?;",
+            "if let Some(login) = asker.login_time.filter(|_| logins_valid_from.is_none()) {\n            self.refuse_old_login(logins_valid_from, login, now)?;",
+        )],
+    },
+    Fault {
+        name: "a deleted user is forgotten at once",
+        edits: &[(
+            "src/store/operations.rs",
+            "UPDATE users SET state = 'unbound', acs_id = NULL, updated_at = $1\n    WHERE id = $2",
+            "DELETE FROM users WHERE $1 IS NOT NULL AND id = $2",
+        )],
+    },
+    Fault {
+        name: "a fence is answered before it is committed",
+        edits: &[(
+            "src/service/fence.rs",
+            "operation.as_ref(), order), now).await?;\n        tx.commit().await?;\n        let user = User {\n            state,",
+            "operation.as_ref(), order), now).await?;\n        tokio::spawn(async move {\n            tokio::time::sleep(std::time::Duration::from_millis(300)).await;\n            tx.commit().await\n        });\n        let user = User {\n            state,",
+        )],
+    },
+    Fault {
+        name: "an error of ACS is taken for its confirmation",
+        edits: &[(
+            "src/service/settle.rs",
+            "Ok(()) | Err(acs::Error::NotFound) => Outcome::Confirmed,",
+            "Ok(()) | Err(acs::Error::NotFound | acs::Error::Unavailable { .. }) => Outcome::Confirmed,",
+        )],
+    },
+    Fault {
+        name: "calls that act late are forgotten",
+        edits: &[(
+            "src/service/settle.rs",
+            "last_attempt_at.filter(|_| strays > 0)",
+            "last_attempt_at.filter(|_| strays > 1_000_000)",
+        )],
+    },
+    Fault {
+        name: "the hot read does not know of everyone's revocation",
+        edits: &[("src/store/reader.rs", "AND epoch = (SELECT e.epoch FROM everyone e)", "")],
+    },
+    Fault {
+        name: "whoever is caught up keeps their tokens at ACS",
+        edits: &[(
+            "src/service/revocations.rs",
+            "let operation = if user.state == State::Active && attempt.is_worth_it(&user, now) {",
+            "let operation = if user.state == State::Deleting && attempt.is_worth_it(&user, now) {",
+        )],
+    },
+    Fault {
+        name: "identities are bound without a claim",
+        edits: &[
+            (
+                "src/service/issue.rs",
+                "is_some_and(|until| now <= until);",
+                "is_some_and(|until| now <= until && false);",
+            ),
+            ("src/store/identities.rs", "\n      AND (claimed_until IS NULL OR claimed_until < $3)\";", "\";"),
+            (
+                "src/store/identities.rs",
+                "WHERE id = $6 AND state = 'creating' AND claim_id = $7\n",
+                "WHERE id = $6 AND $7 IS NOT NULL\n",
+            ),
+        ],
+    },
+    Fault {
+        name: "a creation whose answer was lost is not counted",
+        edits: &[(
+            "src/service/create.rs",
+            "may_have_acted.then(|| event",
+            "(may_have_acted && claim.generation < 0).then(|| event",
+        )],
+    },
+    Fault {
+        name: "logins are logged",
+        edits: &[(
+            "src/http/gate.rs",
+            "let login = match api.authenticator.authenticate(token).await {",
+            "tracing::info!(token);\n    let login = match api.authenticator.authenticate(token).await {",
+        )],
+    },
+];
+
+/// How much each fault is looked for: in a run of so many operations, then in so many random sequences.
+const OPERATIONS: &str = "1800";
+const SEQUENCES: &str = "15";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn faults_fit_the_code() {
+    for fault in FAULTS {
+        for (file, what, _) in fault.edits {
+            let text = fs::read_to_string(root().join(file)).unwrap();
+            assert_eq!(text.matches(what).count(), 1, "{}: {file} does not have this once:\n{what}", fault.name);
+        }
+    }
+}
+
+#[test]
+#[ignore = "builds the service once for each fault: scripts/torture faults"]
+fn every_fault_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("project");
+    copy_project(&copy);
+    let environment = config::environment();
+    let only = environment.get("TORTURE_FAULT");
+    let mut missed = Vec::new();
+    for fault in FAULTS.iter().filter(|fault| only.is_none_or(|only| fault.name.contains(only.as_str()))) {
+        let begun = Instant::now();
+        let originals: Vec<_> = fault.edits.iter().map(|(file, ..)| (copy.join(file), root().join(file))).collect();
+        for (file, what, instead) in fault.edits {
+            let path = copy.join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, text.replacen(what, instead, 1)).unwrap();
+        }
+        let (builds, said) = cargo(&copy, &["--no-run", "--test", "torture"]);
+        assert!(builds, "`{}` does not build:\n{said}", fault.name);
+        let found =
+            [["torture", "promises_hold_for_a_while"], ["it", "model_based"]].iter().find_map(|[tests, name]| {
+                let (passed, said) = cargo(&copy, &["--test", tests, name, "--", "--nocapture"]);
+                (!passed).then(|| format!("{tests}: {}", reason(&said)))
+            });
+        println!("{} ({:.0?}): {}", fault.name, begun.elapsed(), found.as_deref().unwrap_or("NOT FOUND"));
+        if found.is_none() {
+            missed.push(fault.name);
+        }
+        for (path, original) in originals {
+            fs::copy(original, path).unwrap();
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// The first promise that broke.
+fn reason(said: &str) -> String {
+    let line = said.lines().skip_while(|line| !line.contains("panicked")).nth(1);
+    line.unwrap_or("it failed").chars().take(160).collect()
+}
+
+fn cargo(project: &Path, arguments: &[&str]) -> (bool, String) {
+    let target = root().join("target/faults");
+    let mut command = Command::new("cargo");
+    command.args(["test", "--offline", "--locked"]).args(arguments).current_dir(project);
+    command.env("CARGO_TARGET_DIR", target).env("TORTURE_OPERATIONS", OPERATIONS).env("PROPTEST_CASES", SEQUENCES);
+    let done = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    (done.status.success(), said)
+}
+
+fn copy_project(to: &Path) {
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().unwrap();
+    for file in String::from_utf8(listed.stdout).unwrap().split('\0').filter(|file| !file.is_empty()) {
+        let target: PathBuf = to.join(file);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(root().join(file), target).unwrap();
+    }
+}
