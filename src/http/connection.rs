@@ -20,11 +20,12 @@ use std::{
 
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
     extract::ConnectInfo,
     http::Request,
     response::Response,
 };
+use futures_util::StreamExt;
 use hyper::{
     body::Incoming,
     server::conn::http1::{Builder, Connection, Parts},
@@ -124,10 +125,27 @@ async fn answer(
     phase.set(Phase::BUSY);
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(address));
-    let response = router.oneshot(request).await;
-    phase.answered.fetch_add(1, Ordering::Relaxed);
-    phase.set(Phase::IDLE);
-    response
+    let response = router.oneshot(request).await?;
+    let under_way = UnderWay(phase);
+    if response.body().size_hint().exact().is_some() {
+        return Ok(response);
+    }
+    // A stream, which the rest of the request may still be read for.
+    let held = move |bytes| {
+        let _ = &under_way;
+        bytes
+    };
+    Ok(response.map(|body| Body::from_stream(body.into_data_stream().map(held))))
+}
+
+/// A request that is being answered, until the answer has been given or nobody wants it any more.
+struct UnderWay(Arc<Phase>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::Relaxed);
+        self.0.set(Phase::IDLE);
+    }
 }
 
 /// Where a connection is between two requests.

@@ -1,8 +1,9 @@
 //! Imports of many identities as a stream, by HTTP and on the command line, and exports.
 
-use std::{fmt::Write, fs};
+use std::{fmt::Write, fs, io, time::Duration};
 
 use acs_token_vendor::dev::OPS_KEY;
+use futures_util::stream;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 
@@ -119,6 +120,21 @@ async fn only_operators_import_and_only_json_lines() {
         "{}",
         answer.text
     );
+}
+
+/// A connection that streams is neither idle nor slow, however long it takes.
+#[tokio::test]
+async fn a_client_may_take_its_time_between_lines() {
+    let app = TestApp::start_with(&Database::sqlite(), "[server]\nheader_timeout = \"300ms\"").await;
+    let lines = stream::unfold(0, async |number| {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let line = line(&format!("user{number}"), &identity(number)) + "\n";
+        (number < 4).then_some((Ok::<_, io::Error>(line), number + 1))
+    });
+    let request = app.http.post(format!("{}/users/import", app.url)).bearer_auth(key("operator"));
+    let request = request.header(header::CONTENT_TYPE, "application/x-ndjson");
+    let answer = Answer::of(request.body(reqwest::Body::wrap_stream(lines)).send().await.unwrap()).await;
+    assert_eq!(answer.text.matches("imported").count(), 4, "{}", answer.text);
 }
 
 #[tokio::test]

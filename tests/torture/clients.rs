@@ -40,15 +40,15 @@ impl Client {
         let user = self.random.below(self.history.users());
         match self.random.below(1000) {
             0..=99 => self.sign_in(user).await,
-            100..=799 => self.token(user).await,
-            800..=859 => self.change(user, Kind::Revoke).await,
-            860..=889 => self.change(user, Kind::RevokeKeepingLogins).await,
-            890..=909 => self.change(user, Kind::Block).await,
-            910..=949 => self.change(user, Kind::Unblock).await,
-            950..=969 => self.change(user, Kind::Delete).await,
-            970..=979 => self.revoke_list().await,
-            980..=981 => self.revoke_everyone().await,
-            982..=990 => self.import().await,
+            100..=849 => self.token(user).await,
+            850..=884 => self.change(user, Kind::Revoke).await,
+            885..=904 => self.change(user, Kind::RevokeKeepingLogins).await,
+            905..=914 => self.change(user, Kind::Block).await,
+            915..=954 => self.change(user, Kind::Unblock).await,
+            955..=969 => self.change(user, Kind::Delete).await,
+            970..=975 => self.revoke_list().await,
+            976..=978 => self.revoke_everyone().await,
+            979..=989 => self.import().await,
             _ => self.look(user).await,
         }
     }
@@ -83,7 +83,7 @@ impl Client {
                 [401, 403, 409, 503].contains(&status.as_u16()) || code == "cut off",
                 "an answer that nobody understands: {status} {body}"
             );
-            if code == "login_superseded" && self.random.percent(70) {
+            if code == "login_superseded" && self.random.percent(90) {
                 self.sign_in(user).await;
             }
             return self.history.count(format!("tokens refused ({code})"));

@@ -41,7 +41,7 @@ struct Extent {
 }
 
 /// The form for every day.
-const SHORT: Extent = Extent { users: 40, clients: 16, operations: 1500, longest: Duration::from_secs(90) };
+const SHORT: Extent = Extent { users: 24, clients: 16, operations: 1500, longest: Duration::from_secs(90) };
 /// The form by hand.
 const LONG: Extent = Extent { users: 200, clients: 24, operations: 20_000, longest: Duration::from_mins(20) };
 

@@ -142,8 +142,8 @@ impl World {
             {"operation": "*", "kind": "drop_after", "share": 0.05},
             {"operation": "*", "kind": "late", "share": 0.05, "delayMs": LATE_MS},
             {"operation": "*", "kind": "status", "status": 503, "share": 0.05},
+            {"operation": "*", "kind": "delay", "share": 0.1, "delayMs": 1200},
             {"operation": "*", "kind": "delay", "share": 0.2, "delayMs": 60},
-            {"operation": "*", "kind": "delay", "share": 0.03, "delayMs": 900},
         ]});
         let answer = self.http.put(format!("{}/_emulator/faults", self.emulator)).json(&rules).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{}", answer.text().await.unwrap());
