@@ -6,7 +6,7 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    history::{Handed, History, Kind},
+    history::{Expected, Handed, History, Kind},
     random::Random,
     world::{OPS_KEY, REPLICAS, World},
 };
@@ -98,10 +98,19 @@ impl Client {
             began,
             answered: Instant::now(),
         };
-        let is_again = self.history.token(user, handed.clone());
-        self.history.count(if is_again { "tokens handed out again" } else { "new tokens" });
-        if is_again && !self.world.is_alive(&handed.token).await {
-            self.history.found_dead(user, &handed);
+        let expected = self.history.token(user, handed.clone());
+        self.history.count(match expected {
+            Expected::Anything => "new tokens",
+            Expected::Alive => "tokens handed out again",
+            Expected::Dead => "tokens that came too late",
+        });
+        if expected == Expected::Anything {
+            return;
+        }
+        match (expected, self.world.is_alive(&handed.token).await) {
+            (Expected::Alive, false) => self.history.found_dead(user, &handed),
+            (Expected::Dead, true) => self.history.found_alive(user, &handed),
+            _ => {}
         }
     }
 
@@ -118,7 +127,7 @@ impl Client {
     }
 
     async fn revoke_list(&mut self) {
-        let users: Vec<_> = (0..1 + self.random.below(10)).map(|_| self.random.below(self.history.users())).collect();
+        let users: Vec<_> = (0..=self.random.below(10)).map(|_| self.random.below(self.history.users())).collect();
         let names: Vec<_> = users.iter().map(|user| format!("main:{}", name(*user))).collect();
         let mut distinct = users;
         distinct.sort_unstable();
@@ -142,7 +151,9 @@ impl Client {
             Some(503) | None => None,
             Some(other) => panic!("{kind:?} was answered {other}"),
         };
-        self.history.fence_ends(users, id, accepted);
+        // Of many nothing is confirmed when they are accepted.
+        let confirmed = status == Some(StatusCode::OK);
+        self.history.fence_ends(users, id, accepted, confirmed);
         let outcome = match accepted {
             Some(true) => "accepted",
             Some(false) => "refused",

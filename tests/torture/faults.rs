@@ -31,7 +31,7 @@ const FAULTS: &[Fault] = &[
                 "src/store/recorder.rs",
                 r#"AND state = 'active' AND blocked_at IS NULL AND (held_until IS NULL OR held_until <= ", $now, ")
                 AND NOT EXISTS ("#,
-                r#"AND NOT EXISTS ("#,
+                "AND NOT EXISTS (",
             ),
             (
                 "src/store/recorder.rs",

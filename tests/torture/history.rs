@@ -55,20 +55,34 @@ struct Fence {
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     Awaited,
-    Accepted(Instant),
+    Accepted {
+        at: Instant,
+        /// Whether ACS had confirmed it by then.
+        confirmed: bool,
+    },
     Lost,
+}
+
+/// What the emulator must say of a token that was just handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    Anything,
+    /// It had been handed out before.
+    Alive,
+    /// Its login was old at a fence that ACS has confirmed.
+    Dead,
 }
 
 impl Fence {
     fn accepted_before(&self, moment: Instant) -> bool {
-        matches!(self.answer, Answer::Accepted(at) if at < moment)
+        matches!(self.answer, Answer::Accepted { at, .. } if at < moment)
     }
 
     /// Tells whether it may have acted between two moments.
     fn may_act_between(&self, from: Instant, to: Instant) -> bool {
         let last = match self.answer {
             Answer::Awaited => None,
-            Answer::Accepted(at) => Some(at),
+            Answer::Accepted { at, .. } => Some(at),
             Answer::Lost => Some(self.began + ACTS_FOR),
         };
         self.began < to && last.is_none_or(|last| last > from)
@@ -148,23 +162,21 @@ impl History {
     }
 
     /// Notes how a fence was answered: accepted, not at all, or refused so that it has surely not acted.
-    pub fn fence_ends(&self, users: &[usize], id: u64, accepted: Option<bool>) {
-        let now = Instant::now();
+    pub fn fence_ends(&self, users: &[usize], id: u64, accepted: Option<bool>, confirmed: bool) {
+        let at = Instant::now();
         for user in users {
             let mut history = self.of(*user);
-            match accepted {
-                Some(false) => history.fences.retain(|fence| fence.id != id),
-                Some(true) | None => {
-                    let answer = if accepted.is_some() { Answer::Accepted(now) } else { Answer::Lost };
-                    let fence = history.fences.iter_mut().rev().find(|fence| fence.id == id);
-                    fence.unwrap().answer = answer;
-                }
+            if accepted == Some(false) {
+                history.fences.retain(|fence| fence.id != id);
+                continue;
             }
+            let answer = if accepted.is_some() { Answer::Accepted { at, confirmed } } else { Answer::Lost };
+            history.fences.iter_mut().rev().find(|fence| fence.id == id).unwrap().answer = answer;
         }
     }
 
-    /// Judges a token that a client got; true when it had been handed out before, so that it must be alive.
-    pub fn token(&self, user: usize, handed: Handed) -> bool {
+    /// Judges a token that a client got, and says what the emulator must know of it.
+    pub fn token(&self, user: usize, handed: Handed) -> Expected {
         let mut history = self.of(user);
         let before = history.handed.iter().find(|known| known.token == handed.token).cloned();
         for fence in history.fences.iter().filter(|fence| fence.accepted_before(handed.began)) {
@@ -175,24 +187,38 @@ impl History {
                 self.broken(user, &history, &handed, "P2: a token from before an answered fence was handed out again");
             }
             if fence.kind == Kind::Block {
-                let unblocks = |other: &&Fence| other.kind == Kind::Unblock;
-                let mut unblocked = history.fences.iter().filter(unblocks);
-                if !unblocked.any(|unblock| unblock.may_act_between(fence.began, handed.answered)) {
+                let is_unblock = |other: &&Fence| other.kind == Kind::Unblock;
+                let mut lifted = history.fences.iter().filter(is_unblock);
+                if !lifted.any(|unblock| unblock.may_act_between(fence.began, handed.answered)) {
                     self.broken(user, &history, &handed, "B: a blocked user got a token");
                 }
             }
         }
         for other in history.handed.iter().filter(|other| other.identity != handed.identity) {
-            let deletes = |fence: &&Fence| fence.kind == Kind::Delete;
-            let mut deleted = history.fences.iter().filter(deletes);
+            let is_deletion = |fence: &&Fence| fence.kind == Kind::Delete;
+            let mut deletions = history.fences.iter().filter(is_deletion);
             if other.answered < handed.began
-                && !deleted.any(|delete| delete.may_act_between(other.began, handed.answered))
+                && !deletions.any(|delete| delete.may_act_between(other.began, handed.answered))
             {
                 self.broken(user, &history, &handed, "P1: tokens of two identities without a deletion between");
             }
         }
+        let is_over = |fence: &Fence| {
+            let confirmed = matches!(fence.answer, Answer::Accepted { confirmed: true, .. });
+            confirmed && fence.kind.rejects_older_logins() && handed.login_second < fence.second
+        };
+        let expected = match before {
+            _ if history.fences.iter().any(is_over) => Expected::Dead,
+            Some(_) => Expected::Alive,
+            None => Expected::Anything,
+        };
         history.handed.push(handed);
-        before.is_some()
+        expected
+    }
+
+    /// Judges a token that should be dead when it is handed out, and is not.
+    pub fn found_alive(&self, user: usize, handed: &Handed) -> ! {
+        self.broken(user, &self.of(user), handed, "P2: a token of a login from before a confirmed fence is alive")
     }
 
     /// Judges a token that was handed out again and then found dead.
@@ -214,7 +240,7 @@ impl History {
                 // A login that was old at a fence was checked before it, so what was handed out for it is from before.
                 let after = history.fences.iter().filter(|fence| {
                     let for_old_login = fence.kind.rejects_older_logins() && handed.login_second < fence.second;
-                    matches!(fence.answer, Answer::Accepted(_))
+                    matches!(fence.answer, Answer::Accepted { .. })
                         && fence.kind.ends_tokens()
                         && (handed.answered < fence.began || for_old_login)
                 });
@@ -266,7 +292,8 @@ impl Display for Story<'_> {
             if may_matter || fence.accepted_before(self.handed.began) {
                 let end = match fence.answer {
                     Answer::Awaited => "not answered yet".to_owned(),
-                    Answer::Accepted(at) => format!("accepted at {}", since(at)),
+                    Answer::Accepted { at, confirmed: true } => format!("confirmed at {}", since(at)),
+                    Answer::Accepted { at, .. } => format!("accepted at {}", since(at)),
                     Answer::Lost => "answer lost".to_owned(),
                 };
                 lines.insert(fence.began, format!("{:?} in second {}, {end}", fence.kind, fence.second));

@@ -26,11 +26,11 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let (connections, refuses) =
             (Arc::new(Mutex::new(Vec::<AbortHandle>::new())), Arc::new(AtomicBool::new(false)));
-        let (all, refused) = (Arc::clone(&connections), Arc::clone(&refuses));
+        let (all, is_shut) = (Arc::clone(&connections), Arc::clone(&refuses));
         tokio::spawn(async move {
             loop {
                 let Ok((mut near, _)) = listener.accept().await else { continue };
-                if refused.load(Ordering::Relaxed) {
+                if is_shut.load(Ordering::Relaxed) {
                     continue;
                 }
                 let target = target.clone();

@@ -1,4 +1,4 @@
-//! Choices that a seed repeats (SplitMix64), as far as processes can be made to repeat anything.
+//! Choices that a seed repeats (`SplitMix64`), as far as processes can be made to repeat anything.
 
 use std::time::Duration;
 
