@@ -9,12 +9,13 @@ use super::{
     flight::FlightKey,
     issue::{Asker, How, Issued, Terms, event},
     reuse::Owner,
+    upstream,
 };
 use crate::domain::{
     audit::{Action, Event, TokenTrace},
     scope::Scopes,
     token::IssuedToken,
-    user::{AcsId, User, UserId},
+    user::{AcsId, User, UserId, UserRef},
 };
 
 impl Service {
@@ -55,7 +56,11 @@ impl Service {
         deadline: Instant,
     ) -> Result<Option<Issued>, Error> {
         let may_keep = user.no_reuse_before.is_none_or(|time| self.clock.now() >= time);
-        let token = self.upstream.issue(&acs_id, &terms.scopes, terms.lifetime, deadline).await?;
+        let token = match self.upstream.issue(&acs_id, &terms.scopes, terms.lifetime, deadline).await {
+            // What was deleted meanwhile is gone at ACS before it is gone here: no fault of anybody's.
+            Err(upstream::Error::Rejected(_)) if self.has_changed(user).await? => return Ok(None),
+            issued => issued?,
+        };
         let trace = trace(&token, user.generation, &terms.scopes);
         let event = minted(asker, &user.id, &acs_id, trace.clone());
         let owner = Owner { user: &user.id, acs_id: &acs_id, generation: user.generation };
@@ -63,6 +68,12 @@ impl Service {
         let now = self.clock.now();
         let still_right = self.recorder.record_mint(user, &acs_id, trace.clone(), event, kept, now).await?;
         Ok(still_right.then(|| issued(token, trace, terms, user.id.clone(), acs_id)))
+    }
+
+    /// Tells whether a mapping is another one by now than it was read.
+    async fn has_changed(&self, read: &User) -> Result<bool, Error> {
+        let now = self.store.find_user(&UserRef::Id(read.id.clone()), self.clock.now()).await?;
+        Ok(now.is_none_or(|now| now.generation != read.generation || now.acs_id != read.acs_id))
     }
 }
 

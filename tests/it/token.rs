@@ -1,12 +1,28 @@
 //! `POST /token` and `GET /me`: the main job and what callers may ask of it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::support::{Database, TestApp, database::on_each_database};
 
 on_each_database! {
+    /// ACS no longer knows the identity of a user who was deleted while a token was on its way.
+    async fn deletion_meanwhile_is_not_blamed_on_acs(database) {
+        let app = TestApp::start(&database).await;
+        let login = app.issuer.login("alice");
+        app.token(&login, None).await.token();
+        app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1200})).await;
+        let (refused, ()) = tokio::join!(app.token(&login, None), async {
+            app.acs.wait_for_calls("issue", 1).await;
+            app.clock.advance(Duration::from_secs(2));
+            app.ops(Method::DELETE, "/users/test:alice", None).await;
+        });
+        refused.assert_problem(401, "login_superseded");
+    }
+
     async fn first_token_creates_the_identity(database) {
         let app = TestApp::start(&database).await;
         let login = app.issuer.login("alice");

@@ -142,7 +142,9 @@ impl World {
             {"operation": "*", "kind": "drop_after", "share": 0.05},
             {"operation": "*", "kind": "late", "share": 0.05, "delayMs": LATE_MS},
             {"operation": "*", "kind": "status", "status": 503, "share": 0.05},
-            {"operation": "*", "kind": "delay", "share": 0.1, "delayMs": 1200},
+            {"operation": "revoke", "kind": "late", "share": 0.15, "delayMs": LATE_MS},
+            {"operation": "issue", "kind": "delay", "share": 0.25, "delayMs": 1200},
+            {"operation": "*", "kind": "delay", "share": 0.05, "delayMs": 1200},
             {"operation": "*", "kind": "delay", "share": 0.2, "delayMs": 60},
         ]});
         let answer = self.http.put(format!("{}/_emulator/faults", self.emulator)).json(&rules).send().await.unwrap();
