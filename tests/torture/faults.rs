@@ -153,7 +153,7 @@ const FAULTS: &[Fault] = &[
 ];
 
 /// How much each fault is looked for: in a run of so many operations, then in so many random sequences.
-const OPERATIONS: &str = "1800";
+const OPERATIONS: &str = "5000";
 const SEQUENCES: &str = "15";
 
 fn root() -> &'static Path {
