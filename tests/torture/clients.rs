@@ -43,12 +43,12 @@ impl Client {
             100..=849 => self.token(user).await,
             850..=884 => self.change(user, Kind::Revoke).await,
             885..=904 => self.change(user, Kind::RevokeKeepingLogins).await,
-            905..=914 => self.change(user, Kind::Block).await,
-            915..=954 => self.change(user, Kind::Unblock).await,
+            905..=910 => self.change(user, Kind::Block).await,
+            911..=954 => self.change(user, Kind::Unblock).await,
             955..=969 => self.change(user, Kind::Delete).await,
             970..=975 => self.revoke_list().await,
-            976..=978 => self.revoke_everyone().await,
-            979..=989 => self.import().await,
+            976 => self.revoke_everyone().await,
+            977..=989 => self.import().await,
             _ => self.look(user).await,
         }
     }
@@ -67,6 +67,9 @@ impl Client {
 
     async fn token(&mut self, user: usize) {
         let age = if self.random.percent(25) { self.random.below(LOGINS) } else { 0 };
+        if age == 0 && self.random.percent(60) {
+            self.sign_in(user).await;
+        }
         let logins = &self.logins[user];
         let (login, login_second) = logins[logins.len().saturating_sub(1 + age)].clone();
         let began = Instant::now();
