@@ -282,6 +282,14 @@ pub struct User {
     pub updated_at: DateTime<Utc>,
 }
 
+impl User {
+    /// Tells whether there is an identity with tokens that are not over by themselves.
+    #[must_use]
+    pub fn may_have_live_tokens(&self, now: DateTime<Utc>) -> bool {
+        self.state == State::Active && self.tokens_expire_at.is_some_and(|end| end > now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

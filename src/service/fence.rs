@@ -70,8 +70,8 @@ impl Attempt {
     }
 
     /// Tells whether there is anything at ACS to end: of many only those are asked for whose tokens may be alive.
-    pub(super) fn is_worth_it(self, user: &User, now: DateTime<Utc>) -> bool {
-        matches!(self, Self::Now(_)) || user.tokens_expire_at.is_some_and(|end| end > now)
+    fn is_worth_it(self, user: &User, now: DateTime<Utc>) -> bool {
+        matches!(self, Self::Now(_)) || user.may_have_live_tokens(now)
     }
 }
 
@@ -200,7 +200,9 @@ impl Service {
         let now = self.clock.now();
         let known = self.store.find_user(user, now).await?.ok_or(Error::NotFound)?;
         // What was done to everyone must be the user's own before it can be undone.
-        self.catch_up(&known.id).await?;
+        if known.is_behind {
+            self.catch_up(&known.id).await?;
+        }
         let mut tx = self.store.begin().await?;
         let user = tx.lock_user(&UserRef::Id(known.id), now).await?.ok_or(Error::NotFound)?;
         if user.is_behind {

@@ -17,7 +17,7 @@ use crate::domain::{
     audit::{Action, Event, Trace},
     operation::Kind,
     revocation::{Progress, Revocation},
-    user::{State, UserId, UserRef},
+    user::{UserId, UserRef},
 };
 
 /// How many users of a list are fenced at once.
@@ -72,12 +72,8 @@ impl Service {
             async move { self.store.find_user(&user, now).await }
         };
         let found: Vec<_> = stream::iter(users).map(find).buffered(AT_ONCE).try_collect().await?;
-        let is_live = |user: &&Option<_>| {
-            user.as_ref().is_some_and(|user: &crate::domain::user::User| {
-                user.state == State::Active && user.tokens_expire_at.is_some_and(|end| end > now)
-            })
-        };
-        let total = i64::try_from(found.iter().filter(is_live).count()).unwrap_or(i64::MAX);
+        let live = found.iter().flatten().filter(|user| user.may_have_live_tokens(now)).count();
+        let total = i64::try_from(live).unwrap_or(i64::MAX);
         let unknown = found.iter().enumerate().filter(|(_, user)| user.is_none()).map(|(index, _)| index).collect();
         Ok(Estimate { total, unknown })
     }
@@ -237,7 +233,7 @@ impl Service {
         };
         let order = order_of(&revocation);
         let attempt = Attempt::InBatch(revocation.id);
-        let operation = if user.state == State::Active && attempt.is_worth_it(&user, now) {
+        let operation = if user.may_have_live_tokens(now) {
             Some(self.insert(&mut tx, &user, Kind::Revoke, &order, attempt, now).await?)
         } else {
             None

@@ -54,6 +54,20 @@ const RECORD_ONE: &str = concat!(
      SELECT $8, $1, $16, $9, $10, id, $5, $11, $12, $13, $14, $2, $4, $15 FROM minted"
 );
 
+/// The statement for one mint, for whichever database, with what `record!` asks for.
+macro_rules! bind_mint {
+    ($sql:expr, $mint:expr) => {
+        sqlx::query($sql)
+            .bind($mint.now)
+            .bind($mint.token.expires_at)
+            .bind($mint.user.as_str())
+            .bind($mint.generation)
+            .bind($mint.acs_id.as_str())
+            .bind($mint.kept.as_ref().map(|kept| kept.sealed.as_slice()))
+            .bind($mint.kept.as_ref().map(KeptTokens::last_day))
+    };
+}
+
 /// The same for each of a list.
 const RECORD_MANY: &str = concat!(
     "WITH wanted AS (
@@ -147,14 +161,7 @@ impl Ask<Postgres> for Mint {
 
     async fn ask(connection: &mut PgConnection, mints: &[Self]) -> Result<Vec<bool>, sqlx::Error> {
         if let [mint] = mints {
-            let query = sqlx::query(RECORD_ONE)
-                .bind(mint.now)
-                .bind(mint.token.expires_at)
-                .bind(mint.user.as_str())
-                .bind(mint.generation)
-                .bind(mint.acs_id.as_str())
-                .bind(mint.kept.as_ref().map(|kept| kept.sealed.as_slice()))
-                .bind(mint.kept.as_ref().map(KeptTokens::last_day))
+            let query = bind_mint!(RECORD_ONE, mint)
                 .bind(Uuid::now_v7())
                 .bind(mint.event.actor.kind())
                 .bind(mint.event.actor.name())
@@ -207,14 +214,7 @@ impl Ask<Sqlite> for Mint {
         let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut recorded = Vec::with_capacity(mints.len());
         for mint in mints {
-            let query = sqlx::query(RECORD)
-                .bind(mint.now)
-                .bind(mint.token.expires_at)
-                .bind(mint.user.as_str())
-                .bind(mint.generation)
-                .bind(mint.acs_id.as_str())
-                .bind(mint.kept.as_ref().map(|kept| kept.sealed.as_slice()))
-                .bind(mint.kept.as_ref().map(KeptTokens::last_day));
+            let query = bind_mint!(RECORD, mint);
             let is_recorded = query.execute(&mut *tx).await?.rows_affected() == 1;
             if is_recorded {
                 append!(&mint.event, mint.now).execute(&mut *tx).await?;

@@ -114,8 +114,8 @@ const FAULTS: &[Fault] = &[
         name: "whoever is caught up keeps their tokens at ACS",
         edits: &[(
             "src/service/revocations.rs",
-            "let operation = if user.state == State::Active && attempt.is_worth_it(&user, now) {",
-            "let operation = if user.state == State::Deleting && attempt.is_worth_it(&user, now) {",
+            "let operation = if user.may_have_live_tokens(now) {",
+            "let operation = if user.may_have_live_tokens(now) && user.generation < 0 {",
         )],
     },
     Fault {
