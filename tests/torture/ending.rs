@@ -9,11 +9,13 @@ use sqlx::{Connection, PgConnection};
 use crate::{
     clients::name,
     history::History,
-    world::{ACCESS_KEY, OPS_KEY, SEALING_KEY, World},
+    world::{ACCESS_KEY, OPS_KEY, SEALING_KEY, STRAY_S, World},
 };
 
 /// How long everything that was accepted may take to settle: pauses grow to half of an operation's age.
 const SETTLES_WITHIN: Duration = Duration::from_mins(4);
+/// How long a call can act, as the replicas are told, and the two seconds of the protocol's G.
+const STRAYS_ARE_OVER: Duration = Duration::from_secs(STRAY_S + 2);
 /// How long an honest user with a new login may have to wait.
 const SERVED_WITHIN: Duration = Duration::from_secs(40);
 
@@ -91,8 +93,8 @@ async fn settle(world: &World) {
 
 /// Everybody who is honest and signs in anew gets a token that is alive.
 async fn serve_everybody(world: &World, history: &History) -> usize {
-    // In a later second than the last fence.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // A call that acts late may cost a token that is handed out before it cannot act any more, but none after.
+    tokio::time::sleep(STRAYS_ARE_OVER).await;
     for user in 0..history.users() {
         let replica = &world.replicas[user % world.replicas.len()].url;
         let unblock = world.http.request(Method::POST, format!("{replica}/users/main:{}/unblock", name(user)));

@@ -21,7 +21,7 @@ pub const ACCESS_KEY: &str = "dG9ydHVyZS1hY2Nlc3Mta2V5LW9mLXRoZS1lbXVsYXRvcg==";
 pub const SEALING_KEY: &str = "U1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1M=";
 
 /// A call to ACS acts at most so long after it was claimed: its own deadline, and what `late` adds.
-const STRAY: &str = "6s";
+pub const STRAY_S: u64 = 6;
 const LATE_MS: u64 = 4000;
 
 pub struct World {
@@ -96,7 +96,7 @@ impl World {
         let settings = format!(
             "[database]\nurl = \"{through_proxy}\"\nacquire_timeout = \"2s\"\n\
              [acs]\nconnection_string = \"endpoint=http://{acs};accesskey={ACCESS_KEY}\"\ntimeout = \"1500ms\"\n\
-             [tokens]\nsealing_keys = \"{SEALING_KEY}\"\nstray = \"{STRAY}\"\n\
+             [tokens]\nsealing_keys = \"{SEALING_KEY}\"\nstray = \"{STRAY_S}s\"\n\
              [budget]\nissue = 3000\ncreate_with_token = 1000\nrevoke = 1200\ndelete = 400\n\
              [limits]\nuser = {{ requests = 1000000, per = \"1s\" }}\n\
              [ops.keys.operator]\nhash = \"{hash}\"\nroles = [\"operator\"]\nscopes = [\"chat\", \"voip\"]\n\
