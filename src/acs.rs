@@ -5,7 +5,10 @@
 
 pub mod connection_string;
 pub mod credential;
+pub mod quota;
+pub mod retry;
 pub mod signing;
+pub mod window;
 mod wire;
 
 use std::{fmt::Write, time::Duration};

@@ -9,15 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     acs,
+    acs::retry::Upstream,
     auth::Authenticator,
     config::Settings,
     domain::clock::Clock,
     http::{self, Api, Lifecycle, Limits, Ops, Patience, Routers},
+    jobs::worker,
     metrics::Metrics,
-    service::{Parts, Service, upstream::Upstream},
+    service::{Parts, Service},
     shutdown::{self, Stop},
     store::{self, Store},
-    worker,
 };
 
 /// Descriptors for everything but connections of clients.

@@ -1,7 +1,13 @@
 //! Who is asking: logins of app users, checked against configured identity providers, and keys of operators.
 
-pub mod login;
+pub mod claims;
+pub mod discovery;
+pub mod jose;
+pub mod jwks;
 pub mod operator;
+pub mod policy;
+pub mod subject_token;
+pub mod verify;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,10 +15,9 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use url::Url;
 
-use crate::domain::policy::{Policy, Words};
-
-pub use login::{Authenticator, Login};
 pub use operator::{Operator, Operators, Role};
+use policy::{Policy, Words};
+pub use subject_token::{Authenticator, Login};
 
 /// How logins are checked, whoever issued them.
 #[derive(Clone, Debug, Deserialize)]
@@ -120,7 +125,7 @@ pub enum Error {
     Missing,
     /// The login is not acceptable; the cause is for the log only.
     #[error("the login was refused")]
-    Invalid(#[source] crate::jose::Error),
+    Invalid(#[source] jose::Error),
     /// The login names an issuer that is not configured.
     #[error("the login is of an unknown issuer")]
     UnknownIssuer,
@@ -135,10 +140,10 @@ pub enum Error {
     },
 }
 
-impl From<crate::jose::Error> for Error {
-    fn from(error: crate::jose::Error) -> Self {
+impl From<jose::Error> for Error {
+    fn from(error: jose::Error) -> Self {
         match error {
-            crate::jose::Error::KeysUnavailable { retry_after } => Self::KeysUnavailable { retry_after },
+            jose::Error::KeysUnavailable { retry_after } => Self::KeysUnavailable { retry_after },
             other => Self::Invalid(other),
         }
     }

@@ -12,7 +12,6 @@ mod users;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
@@ -20,7 +19,6 @@ use crate::{
     client, config,
     dev::{self, issuer::Issuer},
     domain::clock::Clock,
-    emulator::{self, Emulator},
     http,
     shutdown::Stop,
     telemetry,
@@ -41,7 +39,7 @@ enum Command {
     /// Run everything on this machine: the service, an emulator of ACS and an issuer of logins.
     Dev(dev::Options),
     /// Run only the emulator of ACS.
-    Emulator(EmulatorOptions),
+    Emulator(acs_emulator::cli::Options),
     /// Run only the issuer of logins for trying out: whoever reaches it can sign in as anybody.
     DevIssuer(IssuerOptions),
     /// Try an ACS resource: create, issue, revoke and delete, printing each step.
@@ -84,42 +82,6 @@ struct Config {
     /// The settings file, TOML; environment variables go before it.
     #[arg(long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
-struct EmulatorOptions {
-    /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
-    listen: SocketAddr,
-    /// The access key of the emulated resource; it may be repeated, as a resource has two.
-    #[arg(long = "access-key", default_value = dev::ACCESS_KEY, value_name = "BASE64")]
-    access_keys: Vec<String>,
-    /// Refuse identities that this process did not create, instead of taking them for older ones.
-    #[arg(long)]
-    strict_identities: bool,
-    /// How many calls of a kind are taken in 30 seconds, where not as documented; may be repeated.
-    ///
-    /// Kinds are `create`, `create_with_token`, `issue`, `revoke` and `delete`.
-    #[arg(long = "limit", value_name = "KIND=CALLS", value_parser = limit)]
-    limits: Vec<(emulator::Limited, usize)>,
-    /// Take any number of calls.
-    #[arg(long, conflicts_with = "limits")]
-    no_limits: bool,
-    /// Say with `Retry-After` when to come back after a call too many.
-    #[arg(long)]
-    retry_after: bool,
-    /// Give tokens a signature that costs nothing and that nobody can verify, for load tests.
-    #[arg(long)]
-    cheap_signatures: bool,
-    /// What is logged, such as `debug`.
-    #[arg(long, default_value = "info", value_name = "FILTER")]
-    log: String,
-}
-
-fn limit(text: &str) -> Result<(emulator::Limited, usize), String> {
-    let (kind, calls) = text.split_once('=').ok_or("must be KIND=CALLS")?;
-    Ok((kind.parse()?, calls.parse().map_err(|_| format!("`{calls}` is no number of calls"))?))
 }
 
 #[derive(Debug, Args)]
@@ -185,33 +147,10 @@ async fn serve(file: Option<PathBuf>) -> anyhow::Result<()> {
     app::build(settings, listeners, Clock::default(), axum::Router::new()).await?.run(stop).await
 }
 
-async fn run_emulator(options: EmulatorOptions) -> anyhow::Result<()> {
-    telemetry::init(&telemetry::Settings { filter: options.log, ..telemetry::Settings::default() });
+async fn run_emulator(options: acs_emulator::cli::Options) -> anyhow::Result<()> {
+    telemetry::init(&telemetry::Settings { filter: options.log.clone(), ..telemetry::Settings::default() });
     let stop = Stop::on_signals()?;
-    let access_keys = options
-        .access_keys
-        .iter()
-        .map(|key| emulator::AccessKey::parse(key))
-        .collect::<Result<_, _>>()
-        .context("`--access-key` cannot be used")?;
-    let mut limits = emulator::Limits::default();
-    limits.tells_retry_after = options.retry_after;
-    for (limited, calls) in options.limits {
-        limits.set(limited, calls);
-    }
-    let settings = emulator::Settings {
-        access_keys,
-        strict_identities: options.strict_identities,
-        limits: (!options.no_limits).then_some(limits),
-        cheap_signatures: options.cheap_signatures,
-    };
-    let emulator = Emulator::new(settings, Clock::default())?;
-    let listener = app::bind(options.listen).await?;
-    println!("emulator of ACS on http://{}", listener.local_addr()?);
-    tokio::select! {
-        () = dev::serve_emulator(listener, emulator, stop.politely.clone()) => Ok(()),
-        () = stop.politely.cancelled() => Ok(()),
-    }
+    acs_emulator::cli::run(options, stop.politely.cancelled_owned()).await
 }
 
 async fn run_issuer(options: IssuerOptions) -> anyhow::Result<()> {

@@ -20,7 +20,9 @@ use crate::{
     acs::{self, connection_string::ConnectionString},
     auth::{self, IssuerSettings, Issuers, Operators, operator::KeySettings},
     domain::user::IssuerKey,
-    http, limit, service, shutdown, store, telemetry, worker,
+    http,
+    jobs::worker,
+    limit, service, shutdown, store, telemetry,
 };
 
 const PREFIX: &str = "VENDOR__";
@@ -52,7 +54,7 @@ pub struct Settings {
     /// Its address and key.
     pub connection: ConnectionString,
     /// How many calls ACS allows.
-    pub budget: service::budget::Settings,
+    pub budget: acs::quota::Settings,
     /// What callers may do how often.
     pub limits: limit::Settings,
     /// Tokens and waiting.
@@ -192,7 +194,7 @@ struct Raw {
     log: telemetry::Settings,
     database: store::Settings,
     acs: acs::Settings,
-    budget: service::budget::Settings,
+    budget: acs::quota::Settings,
     limits: limit::Settings,
     tokens: service::Settings,
     users: service::UserSettings,

@@ -7,24 +7,21 @@ pub mod issuer;
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+
+use acs_emulator::{self as emulator, Emulator};
 
 use crate::{
     app::{self, Listeners},
     auth::operator,
     config::{self, Settings},
     domain::clock::Clock,
-    emulator::{self, Emulator},
-    http,
-    seal::KeyRing,
+    encryption::KeyRing,
     shutdown::Stop,
     telemetry,
 };
 use issuer::Issuer;
 
-/// The emulator's access key where none is given: known to everybody, so good for nothing but an emulator.
-pub const ACCESS_KEY: &str = "bm90LWEtc2VjcmV0LWtleS1vZi10aGUtZW11bGF0b3I=";
+pub use acs_emulator::cli::DEFAULT_ACCESS_KEY as ACCESS_KEY;
 
 /// The operator's key of `dev` where none is given: known to everybody, so good for loopback only.
 pub const OPS_KEY: &str = "atv_dev_not-a-secret-and-for-loopback-only";
@@ -80,12 +77,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     telemetry::init(&settings.log);
     let issuer = Issuer::open(&options.data, issuer_url(addresses.service), clock.clone())?;
     let app = app::build(settings, listeners, clock.clone(), issuer.router()).await?;
-    let close_emulator = CancellationToken::new();
-    let emulator =
-        tokio::spawn(serve_emulator(emulator_listener, emulator(ACCESS_KEY, clock)?, close_emulator.clone()));
+    let router = emulator(ACCESS_KEY)?.router();
+    let emulator = tokio::spawn(async move { axum::serve(emulator_listener, router).await });
     print!("{}", addresses.greeting(&options));
     let ended = app.run(stop).await;
-    close_emulator.cancel();
     // Faults may hold connections open for minutes; what the emulator still does matters to nobody now.
     emulator.abort();
     ended
@@ -95,14 +90,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the key is none.
-pub fn emulator(access_key: &str, clock: Clock) -> anyhow::Result<Emulator> {
+pub fn emulator(access_key: &str) -> anyhow::Result<Emulator> {
     let key = emulator::AccessKey::parse(access_key).context("the access key of the emulator cannot be used")?;
-    Ok(Emulator::new(emulator::Settings::new(vec![key]), clock)?)
-}
-
-/// Serves an emulator until its token is cancelled.
-pub async fn serve_emulator(listener: TcpListener, emulator: Emulator, close: CancellationToken) {
-    http::serve(listener, emulator.router(), http::Patience::default(), close).await;
+    Ok(Emulator::new(emulator::Settings::new(vec![key]), emulator::Clock::default())?)
 }
 
 /// The connection string of an emulator.

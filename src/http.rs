@@ -1,23 +1,12 @@
 //! Our HTTP API on axum: routes, the order of the middleware, and problems for everything that goes wrong.
 
-mod access;
-mod admin;
-mod audit;
 mod connection;
-mod docs;
 mod extract;
-mod gate;
-mod idempotency;
-mod import;
-mod me;
 mod middleware;
-mod operations;
 mod paging;
 mod problem;
-mod revocations;
-mod serve;
-mod token;
-mod users;
+mod routes;
+mod server;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -34,16 +23,17 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    auth::{Authenticator, Operators},
-    domain::policy::Words,
+    auth::{Authenticator, Operators, policy::Words},
     limit::{self, Limit},
     metrics::Metrics,
     service::Service,
 };
+use middleware::{access_log, gate, idempotency};
 use problem::{Code, Problem};
+use routes::{access, audit, docs, import, me, operations, revocations, token, users};
 
-pub use admin::{Lifecycle, router as admin_router};
-pub use serve::{Patience, serve};
+pub use routes::admin::{Lifecycle, router as admin_router};
+pub use server::{Patience, serve};
 
 /// The public listener.
 #[derive(Clone, Debug, Deserialize)]
@@ -174,7 +164,7 @@ pub fn routers(api: &Api, settings: &Settings, ops: Ops, extra: Router) -> Route
 /// Puts the layers around routes; the outermost comes first.
 fn with_middleware(router: Router, api: &Api, settings: &Settings) -> Router {
     let trusted = settings.trusted_networks().unwrap_or_default().into();
-    let observer = middleware::Observer { trusted, metrics: Arc::clone(&api.metrics) };
+    let observer = access_log::Observer { trusted, metrics: Arc::clone(&api.metrics) };
     let timeout = settings.request_timeout;
     router
         .fallback(async || Problem::new(Code::NotFound))
@@ -182,11 +172,11 @@ fn with_middleware(router: Router, api: &Api, settings: &Settings) -> Router {
         .layer(
             ServiceBuilder::new()
             // First, so that no layer can log a login.
-            .layer(SetSensitiveRequestHeadersLayer::new(middleware::SENSITIVE_HEADERS))
+            .layer(SetSensitiveRequestHeadersLayer::new(access_log::SENSITIVE_HEADERS))
             // Around everything that can fail, because only here are problems written, logged and counted.
-            .layer(axum_middleware::from_fn_with_state(observer, middleware::observe))
+            .layer(axum_middleware::from_fn_with_state(observer, access_log::observe))
             // Outside of everything that can refuse: preflights need no login, and errors need CORS headers to be read.
-            .layer(middleware::cors(&settings.cors_origins.0))
+            .layer(access_log::cors(&settings.cors_origins.0))
             .layer(CatchPanicLayer::custom(|_| Problem::response(Code::InternalError)))
             .layer(SetResponseHeaderLayer::if_not_present(
                 axum::http::header::X_CONTENT_TYPE_OPTIONS,
@@ -196,7 +186,7 @@ fn with_middleware(router: Router, api: &Api, settings: &Settings) -> Router {
                 axum::http::header::CACHE_CONTROL,
                 HeaderValue::from_static("no-store"),
             ))
-            .layer(axum_middleware::from_fn(move |request, next| middleware::deadline(timeout, request, next))),
+            .layer(axum_middleware::from_fn(move |request, next| access_log::deadline(timeout, request, next))),
         )
 }
 

@@ -2,21 +2,6 @@
 //!
 //! The rules of issuing and creating are those of `docs/protocol.md`; each condition stands in a statement of `store`.
 
-pub mod budget;
-mod create;
-mod fence;
-mod flight;
-mod idempotency;
-mod import;
-mod issue;
-mod lookup;
-mod mint;
-mod purge;
-mod reuse;
-mod revocations;
-mod settle;
-pub mod upstream;
-
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
@@ -25,19 +10,23 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    acs::retry::{self as upstream, Upstream},
     domain::{clock::Clock, scope::Scope, token::Lifetime, user::IssuerKey},
+    encryption::KeyRing,
     metrics::Metrics,
-    seal::KeyRing,
     store::{self, Reader, Recorder, Store},
+    tokens::single_flight::Flights,
 };
-use flight::Flights;
-use upstream::Upstream;
 
-pub use fence::{Changed, FenceKind, Order};
-pub use import::{ImportOutcome, ImportedMany};
-pub use issue::{Asker, How, Issued, Wanted};
-pub use lookup::{Ensured, Lookup};
-pub use revocations::{Estimate, RevocationStatus, Whom};
+pub use crate::{
+    tokens::issue::{Asker, How, Issued, Wanted},
+    users::{
+        access::{Changed, FenceKind, Order},
+        bulk::{Estimate, RevocationStatus, Whom},
+        ensure::{Ensured, Lookup},
+        import::{ImportOutcome, ImportedMany},
+    },
+};
 
 /// What tokens are like, and how long a request waits.
 #[derive(Clone, Debug, Deserialize)]
@@ -182,24 +171,24 @@ pub struct Parts {
 
 /// The use cases, over one store and one ACS resource.
 pub struct Service {
-    store: Store,
-    upstream: Upstream,
-    clock: Clock,
-    settings: Settings,
-    users: UserSettings,
+    pub(crate) store: Store,
+    pub(crate) upstream: Upstream,
+    pub(crate) clock: Clock,
+    pub(crate) settings: Settings,
+    pub(crate) users: UserSettings,
     /// The issuers for whose users mappings may be made.
-    issuers: HashSet<IssuerKey>,
-    metrics: Arc<Metrics>,
+    pub(crate) issuers: HashSet<IssuerKey>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Finds kept tokens, where tokens are kept.
-    reader: Option<Reader>,
+    pub(crate) reader: Option<Reader>,
     /// Permits minted tokens to leave the house.
-    recorder: Recorder,
+    pub(crate) recorder: Recorder,
     /// The mints that are under way.
-    flights: Flights,
+    pub(crate) flights: Flights,
     /// Tells the worker that there is work.
-    wake: Notify,
+    pub(crate) wake: Notify,
     /// Work that must come to its end although the request that began it may be gone.
-    detached: TaskTracker,
+    pub(crate) detached: TaskTracker,
 }
 
 impl Service {
@@ -250,12 +239,12 @@ impl Service {
         self.upstream.endpoint()
     }
 
-    fn deadline(&self) -> tokio::time::Instant {
+    pub(crate) fn deadline(&self) -> tokio::time::Instant {
         tokio::time::Instant::now() + self.settings.patience
     }
 }
 
 /// Rounds down to whole seconds, as JWTs know them.
-fn floor_to_second(time: DateTime<Utc>) -> DateTime<Utc> {
+pub(crate) fn floor_to_second(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time)
 }

@@ -5,19 +5,19 @@
 //! Times are bound from the clock in whole milliseconds; in SQLite they are texts whose order is the order of the times,
 //! which holds for whole milliseconds (sqlx writes none or three fraction digits, and `+` sorts before `.`).
 
+mod access;
 mod audit;
-mod budget;
-mod everyone;
-mod fences;
-mod gather;
+mod batch;
+mod cached;
+mod global;
 mod idempotency;
 mod identities;
 mod imports;
+mod migrations;
 mod operations;
-mod reader;
+mod quota;
 mod recorder;
 mod revocations;
-mod schema;
 mod tokens;
 mod users;
 
@@ -32,14 +32,14 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
+pub use access::Fence;
 pub use audit::{AuditFilter, AuditRow, HeldToken};
-pub use budget::BudgetRow;
-pub use everyone::Everyone;
-pub use fences::Fence;
+pub use cached::{Reader, Reusable};
+pub use global::Everyone;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};
 pub use operations::{Completion, Failure, NewOperation};
-pub use reader::{Reader, Reusable};
+pub use quota::BudgetRow;
 pub use recorder::Recorder;
 pub use tokens::KeptTokens;
 pub use users::UserFilter;
@@ -82,7 +82,7 @@ use {execute, on_pool, on_tx};
 /// How long a connection may have lain idle and still be taken for alive.
 const SURELY_ALIVE: Duration = Duration::from_secs(1);
 /// How many connections [`Reader`] and [`Recorder`] keep for themselves.
-pub const KEPT_CONNECTIONS: u32 = 2 * gather::CONNECTIONS;
+pub const KEPT_CONNECTIONS: u32 = 2 * batch::CONNECTIONS;
 
 /// Where the mapping is kept.
 #[derive(Clone, Debug, Deserialize)]

@@ -11,12 +11,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::Error;
-use crate::domain::{
+use super::{
+    Error,
     policy::{Grant, Words, scopes_of},
-    scope::Scopes,
-    token::Lifetime,
 };
+use crate::domain::{scope::Scopes, token::Lifetime};
 
 /// What the holder of a key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

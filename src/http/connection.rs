@@ -40,7 +40,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::serve::Patience;
+use super::server::Patience;
 
 /// How often an idle connection is looked after; it rests when nothing has come between two looks.
 const LOOK: Duration = Duration::from_millis(250);

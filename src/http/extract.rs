@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    middleware::{ClientAddress, RequestId},
+    middleware::access_log::{ClientAddress, RequestId},
     problem::{Code, Problem},
 };
 use crate::{

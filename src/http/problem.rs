@@ -10,12 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{
-    auth,
-    limit::Standing,
-    service::{self, upstream},
-    store,
-};
+use crate::{acs::retry as upstream, auth, limit::Standing, service, store};
 
 /// What a caller is told to wait when nothing better is known.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(2);

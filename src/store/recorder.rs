@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{
     Error, KeptTokens, Store,
     audit::{append, client},
-    gather::{Ask, Gatherer},
+    batch::{Ask, Gatherer},
 };
 use crate::domain::{
     audit::{Event, TokenTrace},

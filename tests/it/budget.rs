@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use acs_token_vendor::{
-    domain::clock::Clock,
-    emulator::{self, Limited, Limits},
-};
+use acs_emulator::{self as emulator, Limited, Limits};
+use acs_token_vendor::domain::clock::Clock;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 

@@ -7,11 +7,11 @@ pub mod process;
 
 use std::time::Duration;
 
+use acs_emulator::{self as emulator, Emulator};
 use acs_token_vendor::{
     app::{self, Listeners},
     config,
     domain::clock::Clock,
-    emulator::{self, Emulator},
     shutdown::Stop,
 };
 use axum::Router;
@@ -167,7 +167,7 @@ impl TestAcs {
 
     /// Starts an emulator that is set up in another way.
     pub async fn start_with(clock: &Clock, settings: emulator::Settings) -> Self {
-        let router = Emulator::new(settings, clock.clone()).unwrap().router();
+        let router = Emulator::new(settings, emulator_clock(clock)).unwrap().router();
         Self { url: serve(router).await, keys: (ACCESS_KEY, None), http: client() }
     }
 
@@ -238,6 +238,12 @@ impl Answer {
         assert_eq!([429, 503].contains(&status), self.headers.contains_key("retry-after"), "{self:?}");
         assert_eq!(status == 401, self.headers.contains_key("www-authenticate"), "{self:?}");
     }
+}
+
+/// A clock for the emulator that moves with the service's.
+pub fn emulator_clock(clock: &Clock) -> emulator::Clock {
+    let clock = clock.clone();
+    emulator::Clock::new(move || clock.now())
 }
 
 /// A client that keeps to loopback.

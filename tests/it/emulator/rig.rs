@@ -5,10 +5,8 @@ use std::{
     net::TcpStream,
 };
 
-use acs_token_vendor::{
-    domain::clock::Clock,
-    emulator::{AccessKey, Emulator, Settings},
-};
+use acs_emulator::{AccessKey, Emulator, Settings};
+use acs_token_vendor::domain::clock::Clock;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -43,7 +41,7 @@ impl Rig {
         let access_keys = [PRIMARY, SECONDARY].map(|key| AccessKey::parse(key).unwrap());
         let settings = Settings { strict_identities, ..Settings::new(access_keys.to_vec()) };
         let clock = Clock::default();
-        let router = Emulator::new(settings, clock.clone()).unwrap().router();
+        let router = Emulator::new(settings, crate::support::emulator_clock(&clock)).unwrap().router();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move { axum::serve(listener, router).await });

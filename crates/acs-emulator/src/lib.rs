@@ -1,0 +1,195 @@
+//! The emulator: ACS Identity in this process, strict about what it is sent and truthful about what it revoked.
+//!
+//! It is a second reading of the service's contract and shares no code with the ACS client, so that a mistake in one shows up against the other.
+//! Its router must be served at the root of its address: signatures cover the request target as it came over the wire.
+//! Only access keys are accepted; Entra bearer tokens are denied, and the Teams exchange is not offered.
+//!
+//! Sources: the public REST specification, the recordings of the official SDKs' tests, and the SDKs' own behaviour.
+//! What none of them settles is chosen here and named as a choice where it is made.
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
+use self::{faults::Faults, identity::Resource, limits::Gate, state::Identities, stats::Counters, token::Mint};
+
+mod call;
+pub mod cli;
+mod clock;
+mod control;
+mod data_plane;
+mod faults;
+mod grant;
+mod identity;
+mod limits;
+mod operations;
+mod refusal;
+mod signature;
+mod state;
+mod stats;
+mod token;
+
+pub use clock::Clock;
+pub use limits::{Limited, Limits};
+
+/// What an emulated resource is set up with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The resource's one or two access keys; the first also decides the resource's id.
+    pub access_keys: Vec<AccessKey>,
+    /// Whether an identity of this resource that this process never created is unknown instead of adopted.
+    pub strict_identities: bool,
+    /// How many calls are taken; any number where not set.
+    pub limits: Option<Limits>,
+    /// Whether tokens get a cheap signature that nobody can verify, for load tests: RSA would take most of the time.
+    pub cheap_signatures: bool,
+}
+
+impl Settings {
+    /// A resource with these keys and the documented limits, and real signatures.
+    #[must_use]
+    pub fn new(access_keys: Vec<AccessKey>) -> Self {
+        let limits = Some(Limits::default());
+        Self { access_keys, strict_identities: false, limits, cheap_signatures: false }
+    }
+}
+
+/// A shared secret of the resource, with which callers sign their requests.
+#[derive(Clone)]
+pub struct AccessKey(Vec<u8>);
+
+impl AccessKey {
+    /// Reads a key in the base64 form that connection strings carry.
+    ///
+    /// # Errors
+    /// Fails if the text is not standard base64 with padding, or is empty.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        match BASE64_STANDARD.decode(text) {
+            Ok(bytes) if !bytes.is_empty() => Ok(Self(bytes)),
+            _ => Err(Error::AccessKey),
+        }
+    }
+
+    /// Returns the key as a connection string shows it.
+    #[must_use]
+    pub fn as_base64(&self) -> String {
+        BASE64_STANDARD.encode(&self.0)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AccessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Why an emulator could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is not a base64 access key.
+    #[error("the access key is not base64, or is empty")]
+    AccessKey,
+    /// A resource has one or two access keys.
+    #[error("a resource has one or two access keys, not {0}")]
+    KeyCount(usize),
+    /// The key that signs tokens could not be made.
+    #[error("the token signing key could not be generated")]
+    SigningKey,
+}
+
+/// One emulated resource; clones share it.
+#[derive(Clone)]
+pub struct Emulator {
+    shared: Arc<Shared>,
+}
+
+impl Emulator {
+    /// Sets up a resource without identities and generates its token signing key.
+    ///
+    /// # Errors
+    /// Fails if there is not one key or two, or if the signing key cannot be generated.
+    pub fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
+        let Settings { access_keys, strict_identities, limits, cheap_signatures } = settings;
+        if access_keys.len() > 2 {
+            return Err(Error::KeyCount(access_keys.len()));
+        }
+        let resource = Resource::of(access_keys.first().ok_or(Error::KeyCount(0))?);
+        let mint = Mint::new(&resource, cheap_signatures)?;
+        let shared = Shared {
+            clock,
+            access_keys,
+            resource,
+            mint,
+            identities: Identities::new(strict_identities),
+            gate: Gate::new(limits),
+            faults: Faults::default(),
+            counters: Counters::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Returns the data plane, and the control surface under `/_emulator`, as one router.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/_emulator/stats", get(control::stats))
+            .route("/_emulator/identities/{id}", get(control::identity))
+            .route("/_emulator/introspect", post(control::introspect))
+            .route("/_emulator/jwks", get(control::jwks))
+            .route(
+                "/_emulator/faults",
+                get(control::list_faults).put(control::replace_faults).delete(control::clear_faults),
+            )
+            .method_not_allowed_fallback(control::method_not_allowed)
+            .fallback(data_plane::serve)
+            .with_state(Arc::clone(&self.shared))
+    }
+}
+
+impl fmt::Debug for Emulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emulator").field("resource", &self.shared.resource).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    clock: Clock,
+    access_keys: Vec<AccessKey>,
+    resource: Resource,
+    mint: Mint,
+    identities: Identities,
+    gate: Gate,
+    faults: Faults,
+    counters: Counters,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resource_has_one_key_or_two() {
+        let with = |count: usize| {
+            let access_keys = vec![AccessKey::parse("a2V5").unwrap(); count];
+            Emulator::new(Settings::new(access_keys), Clock::default())
+        };
+        assert!(matches!(with(0), Err(Error::KeyCount(0))));
+        assert!(matches!(with(3), Err(Error::KeyCount(3))));
+        assert!(with(1).is_ok());
+    }
+
+    #[test]
+    fn access_key_is_read_written_and_not_shown() {
+        let key = AccessKey::parse("a2V5").unwrap();
+        assert_eq!((format!("{key:?}"), key.as_base64()), ("[redacted]".to_owned(), "a2V5".to_owned()));
+        assert!(["", "not base64!", "a2V5="].iter().all(|text| AccessKey::parse(text).is_err()));
+    }
+}

@@ -1,0 +1,178 @@
+//! Who may ask for what: grants from claims of a login to scopes and a longest lifetime.
+//!
+//! Grants are read in order and the first whose conditions all hold decides; where none matches there is no token.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, de};
+use serde_json::{Map, Value};
+
+use crate::domain::{
+    scope::{Scope, Scopes},
+    token::Lifetime,
+};
+
+/// The grants of one issuer, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Policy(Vec<Grant>);
+
+/// What logins with certain claims may have.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Claims and the values of which one must be there; nothing means every login.
+    #[serde(default)]
+    pub when: BTreeMap<String, Words>,
+    /// The scopes that may be asked for, and are given when none is asked for.
+    #[serde(deserialize_with = "some_scopes")]
+    pub scopes: Scopes,
+    /// The longest life of a token.
+    #[serde(default = "default_max_lifetime")]
+    pub max_lifetime: Lifetime,
+}
+
+impl Policy {
+    /// Returns the grant for a login with these claims.
+    #[must_use]
+    pub fn grant_for(&self, claims: &Map<String, Value>) -> Option<&Grant> {
+        self.0.iter().find(|grant| grant.when.iter().all(|(claim, values)| holds(claims.get(claim), &values.0)))
+    }
+
+    /// Tells whether nobody is granted anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Vec<Grant>> for Policy {
+    fn from(grants: Vec<Grant>) -> Self {
+        Self(grants)
+    }
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    /// Reads a list of grants or, as environment variables can say it, a single one.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Policy;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a grant or a list of grants")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Policy, A::Error> {
+                let grant = Grant::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(Policy(vec![grant]))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Policy, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(Policy)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// One or several words: a list, or a text with commas as environment variables have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Words;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of texts, or one text with commas")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Words, E> {
+                Ok(Words(text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Words, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(Words)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Tells whether a claim is one of the wanted values, or a list (or a space-separated `scope`) that has one of them.
+fn holds(claim: Option<&Value>, wanted: &[String]) -> bool {
+    let is_wanted = |text: &str| wanted.iter().any(|w| w == text);
+    match claim {
+        Some(Value::String(text)) => is_wanted(text) || text.split(' ').any(is_wanted),
+        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).any(is_wanted),
+        Some(Value::Bool(flag)) => is_wanted(if *flag { "true" } else { "false" }),
+        _ => false,
+    }
+}
+
+fn some_scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scopes, D::Error> {
+    scopes_of(&Words::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+/// Reads the scopes of a grant, of which there must be one at least.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn scopes_of(words: &Words) -> Result<Scopes, String> {
+    let parse = |word: &String| Scope::deserialize(de::value::StrDeserializer::<de::value::Error>::new(word));
+    let scopes = words.0.iter().map(parse).collect::<Result<Scopes, _>>().map_err(|error| error.to_string())?;
+    if scopes.is_empty() { Err("a grant needs at least one scope".to_owned()) } else { Ok(scopes) }
+}
+
+fn default_max_lifetime() -> Lifetime {
+    Lifetime::HOUR
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy(value: Value) -> Policy {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn claims(value: Value) -> Map<String, Value> {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn first_matching_grant_decides() {
+        let policy = policy(json!([
+            {"when": {"roles": ["guest"]}, "scopes": ["chat.join.limited"]},
+            {"when": {"roles": "staff,admin", "email_verified": "true"}, "scopes": "chat,voip", "max_lifetime": "24h"},
+        ]));
+        let scopes = |value| policy.grant_for(&claims(value)).map(|grant| grant.scopes.to_string());
+        assert_eq!(scopes(json!({"roles": ["guest", "staff"], "email_verified": true})).unwrap(), "chat.join.limited");
+        assert_eq!(scopes(json!({"roles": "admin", "email_verified": true})).unwrap(), "chat,voip");
+        assert_eq!(scopes(json!({"roles": "openid admin", "email_verified": true})).unwrap(), "chat,voip");
+        assert_eq!(scopes(json!({"roles": "admin", "email_verified": false})), None);
+        assert_eq!(scopes(json!({})), None);
+    }
+
+    #[test]
+    fn a_single_grant_may_stand_without_a_list() {
+        let policy = policy(json!({"scopes": "voip"}));
+        assert_eq!(policy.grant_for(&claims(json!({}))).unwrap().max_lifetime, Lifetime::HOUR);
+    }
+
+    #[test]
+    fn nothing_configured_grants_nothing() {
+        assert!(Policy::default().grant_for(&claims(json!({"sub": "a"}))).is_none());
+    }
+
+    #[test]
+    fn unknown_scopes_and_empty_grants_are_refused() {
+        for bad in [json!({"scopes": ["fax"]}), json!({"scopes": []}), json!({"scopes": "chat", "scope": 1})] {
+            assert!(serde_json::from_value::<Policy>(bad).is_err());
+        }
+    }
+}

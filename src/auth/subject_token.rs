@@ -1,0 +1,154 @@
+//! Logins of app users: JWTs of a configured identity provider (RFC 8725 and RFC 9068 as far as providers keep to them).
+
+use std::{collections::HashMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use jsonwebtoken::Algorithm;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Error, IssuerSettings, LoginTime, Settings,
+    claims::{self, Expected},
+    discovery::Source,
+    jose,
+    jwks::KeyCache,
+    policy::{Grant, Policy},
+    verify::Unverified,
+};
+use crate::domain::{
+    clock::Clock,
+    user::{AppUser, IssuerKey, Subject},
+};
+
+/// A login that was verified.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// Whose it is.
+    pub app_user: AppUser,
+    /// When the user signed in, in whole seconds.
+    pub time: DateTime<Utc>,
+    /// What its claims entitle to.
+    pub grant: Option<Grant>,
+    /// Its `jti`.
+    pub token_id: Option<String>,
+    /// Its `sid`.
+    pub session_id: Option<String>,
+}
+
+/// Checks logins against the configured identity providers.
+pub struct Authenticator {
+    issuers: HashMap<String, Issuer>,
+    leeway: Duration,
+    key_refresh: Duration,
+    clock: Clock,
+}
+
+struct Issuer {
+    key: IssuerKey,
+    audiences: Vec<String>,
+    algorithms: Vec<Algorithm>,
+    subject_claim: String,
+    login_time: LoginTime,
+    policy: Policy,
+    keys: KeyCache,
+}
+
+/// Types that a login may have; a logout token or a security event must never pass for one.
+const LOGIN_TYPES: &[&str] = &["JWT", "at+jwt"];
+
+impl Authenticator {
+    /// Makes an authenticator that fetches keys through `http`.
+    #[must_use]
+    pub fn new(
+        settings: &Settings,
+        issuers: Vec<(IssuerKey, IssuerSettings)>,
+        http: &reqwest::Client,
+        clock: &Clock,
+    ) -> Self {
+        let build = |(key, issuer): (IssuerKey, IssuerSettings)| {
+            let source = match issuer.jwks_url {
+                Some(url) => Source::KeySet { url },
+                None => Source::Discovery { issuer: issuer.issuer.clone() },
+            };
+            let built = Issuer {
+                key,
+                audiences: issuer.audience.0,
+                algorithms: issuer.algorithms.0,
+                subject_claim: issuer.subject_claim,
+                login_time: issuer.login_time,
+                policy: issuer.policy,
+                keys: KeyCache::new(source, http.clone(), clock.clone(), settings.max_key_age),
+            };
+            (issuer.issuer, built)
+        };
+        Self {
+            issuers: issuers.into_iter().map(build).collect(),
+            leeway: settings.leeway,
+            key_refresh: settings.key_refresh,
+            clock: clock.clone(),
+        }
+    }
+
+    /// Checks a login: signature, issuer, audience, times and user claim.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::UnknownIssuer`] are the login's fault, [`Error::KeysUnavailable`] is not.
+    pub async fn authenticate(&self, token: &str) -> Result<Login, Error> {
+        let unverified = Unverified::parse(token)?;
+        let name = unverified.claimed_issuer().ok_or(jose::Error::Claim("iss"))?;
+        let (name, issuer) = self.issuers.get_key_value(name).ok_or(Error::UnknownIssuer)?;
+        unverified.require_type(LOGIN_TYPES)?;
+        let claims = unverified.verify(&issuer.keys, &issuer.algorithms).await?;
+        let expected = Expected { issuer: name, audiences: &issuer.audiences, leeway: self.leeway };
+        let now = self.clock.now();
+        claims::check(&claims, expected, now)?;
+        let time = issuer.login_time.read(&claims)?;
+        if time > now + self.leeway {
+            return Err(jose::Error::Claim("auth_time").into());
+        }
+        Ok(Login {
+            app_user: AppUser { issuer: issuer.key.clone(), subject: issuer.subject(&claims)? },
+            time,
+            grant: issuer.policy.grant_for(&claims).cloned(),
+            token_id: text(&claims, "jti"),
+            session_id: text(&claims, "sid"),
+        })
+    }
+
+    /// Returns the issuers, by key, and whether there are keys to check their logins with.
+    pub fn readiness(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.issuers.values().map(|issuer| (issuer.key.as_str(), issuer.keys.is_ready()))
+    }
+
+    /// Keeps the keys of all issuers fresh until told to stop.
+    pub async fn keep_keys_fresh(&self, stop: CancellationToken) {
+        let loops = self.issuers.values().map(|issuer| issuer.keys.keep_fresh(self.key_refresh, stop.clone()));
+        futures_util::future::join_all(loops).await;
+    }
+}
+
+impl Issuer {
+    fn subject(&self, claims: &Map<String, Value>) -> Result<Subject, jose::Error> {
+        let text = claims.get(&self.subject_claim).and_then(Value::as_str);
+        text.and_then(|text| Subject::parse(text).ok()).ok_or(jose::Error::Claim("of the user"))
+    }
+}
+
+impl LoginTime {
+    fn read(self, claims: &Map<String, Value>) -> Result<DateTime<Utc>, jose::Error> {
+        let auth_time = || claims::time(claims, "auth_time");
+        let iat = || claims::time(claims, "iat");
+        match self {
+            Self::AuthTime => auth_time()?.ok_or(jose::Error::Claim("auth_time")),
+            Self::Iat => iat()?.ok_or(jose::Error::Claim("iat")),
+            Self::First => auth_time()?.or(iat()?).ok_or(jose::Error::Claim("iat")),
+        }
+    }
+}
+
+/// Reads a claim that is only told on: one that is too long, or has a NUL (which Postgres cannot store), is left out.
+fn text(claims: &Map<String, Value>, name: &str) -> Option<String> {
+    let is_fit = |text: &&str| text.len() <= 256 && !text.contains('\0');
+    claims.get(name).and_then(Value::as_str).filter(is_fit).map(str::to_owned)
+}

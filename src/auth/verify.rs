@@ -1,0 +1,106 @@
+//! Verification of a compact JWS (RFC 7515) whose payload is a JSON object.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, Header};
+use serde_json::{Map, Value};
+
+use super::{jose::Error, jwks::KeyCache};
+
+/// A token taken apart, not yet believed.
+#[derive(Debug)]
+pub struct Unverified<'a> {
+    header: Header,
+    signed: &'a str,
+    signature: &'a str,
+    claims: Map<String, Value>,
+}
+
+impl<'a> Unverified<'a> {
+    /// Takes a token apart.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when it is no JWT, [`Error::Critical`] when it has critical extensions.
+    pub fn parse(token: &'a str) -> Result<Self, Error> {
+        let (signed, signature) = token.rsplit_once('.').ok_or(Error::Malformed("parts"))?;
+        let (_, payload) = signed.split_once('.').ok_or(Error::Malformed("parts"))?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Error::Malformed("header"))?;
+        if header.crit.is_some() {
+            return Err(Error::Critical);
+        }
+        let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| Error::Malformed("payload"))?;
+        let claims = serde_json::from_slice(&payload).map_err(|_| Error::Malformed("payload"))?;
+        Ok(Self { header, signed, signature, claims })
+    }
+
+    /// Returns the issuer that the token claims: only good for choosing whose keys to verify with.
+    #[must_use]
+    pub fn claimed_issuer(&self) -> Option<&str> {
+        self.claims.get("iss").and_then(Value::as_str)
+    }
+
+    /// Refuses tokens of another type than the wanted ones; a token without a type passes (RFC 8725 section 3.11).
+    ///
+    /// # Errors
+    /// [`Error::Type`] when the type is another.
+    pub fn require_type(&self, wanted: &[&str]) -> Result<(), Error> {
+        let Some(typ) = self.header.typ.as_deref() else {
+            return Ok(());
+        };
+        // RFC 7515 section 4.1.9: the prefix `application/` may be left out.
+        let short = typ.strip_prefix("application/").unwrap_or(typ);
+        if wanted.iter().any(|name| name.eq_ignore_ascii_case(short)) { Ok(()) } else { Err(Error::Type) }
+    }
+
+    /// Verifies the signature with the issuer's keys and gives the claims.
+    ///
+    /// # Errors
+    /// [`Error::Algorithm`], [`Error::UnknownKey`], [`Error::Signature`] or [`Error::KeysUnavailable`].
+    pub async fn verify(self, keys: &KeyCache, allowed: &[Algorithm]) -> Result<Map<String, Value>, Error> {
+        let algorithm = self.header.alg;
+        if !allowed.contains(&algorithm) {
+            return Err(Error::Algorithm);
+        }
+        let kid = self.header.kid.as_deref();
+        let keys = keys.keys_for(kid, algorithm).await?;
+        let message = self.signed.as_bytes();
+        let signed_by = |key| jsonwebtoken::crypto::verify(self.signature, message, key, algorithm).unwrap_or(false);
+        if keys.candidates(kid, algorithm).any(signed_by) { Ok(self.claims) } else { Err(Error::Signature) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(header: &str, payload: &str) -> String {
+        let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+        format!("{}.{}.AAAA", part(header), part(payload))
+    }
+
+    #[test]
+    fn what_is_no_jwt_is_refused() {
+        let parse = |text: &str| Unverified::parse(text).map(|_| ());
+        assert_eq!(parse("abc"), Err(Error::Malformed("parts")));
+        assert_eq!(parse("a.b"), Err(Error::Malformed("parts")));
+        assert_eq!(parse("a.b.c"), Err(Error::Malformed("header")));
+        assert_eq!(parse(&token(r#"{"alg":"none"}"#, "{}")), Err(Error::Malformed("header")));
+        assert_eq!(parse(&token(r#"{"alg":"RS256"}"#, "[]")), Err(Error::Malformed("payload")));
+        assert_eq!(parse(&token(r#"{"alg":"RS256","crit":["b64"],"b64":false}"#, "{}")), Err(Error::Critical));
+        assert_eq!(parse(&token(r#"{"alg":"RS256","crit":[]}"#, "{}")), Err(Error::Critical));
+        assert!(parse(&format!("{}.x", token(r#"{"alg":"RS256"}"#, "{}"))).is_err());
+    }
+
+    #[test]
+    fn types_are_compared_without_case_and_prefix() {
+        let typed = |typ: &str| {
+            let token = token(&format!(r#"{{"alg":"RS256","typ":"{typ}"}}"#), "{}");
+            Unverified::parse(&token).unwrap().require_type(&["JWT", "at+jwt"])
+        };
+        for good in ["JWT", "jwt", "at+jwt", "application/at+jwt", "AT+JWT"] {
+            assert_eq!(typed(good), Ok(()), "{good}");
+        }
+        for bad in ["secevent+jwt", "logout+jwt", "application/secevent+jwt", ""] {
+            assert_eq!(typed(bad), Err(Error::Type), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Attempts of operations: leased before the call is sent, completed once ACS confirms, tried again for ever otherwise.
+//!
+//! Confirmed is 204, 404, or `IdentityNotOwned` for an identity whose resource part is that of our own resource; with a
+//! foreign resource part the settings are wrong, and the operation stays pending and loud.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{
+    acs::{
+        self,
+        quota::{Call, Haste},
+        retry::{self as upstream, had_no_effect},
+    },
+    domain::{
+        audit::{Action, Actor, Event, Trace},
+        operation::{Kind, Lease, Operation},
+        user::UserId,
+    },
+    service::{CLOCK_MARGIN, Error, Service},
+    store::{Completion, Failure},
+};
+
+/// How much longer than its call an attempt's lease is good.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// How long an attempt waits for room in the budget: less than its lease's margin.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(2);
+/// The pauses between attempts, at least and at most.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a wait for an attempt that somebody else makes is at least.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+/// How often a request that meets a hold may pull its user's operation forward.
+pub(crate) const PULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// When an attempt is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pull {
+    /// When its pause is over.
+    WhenDue,
+    /// Before that, because its user waits for it.
+    Early,
+}
+
+/// How an attempt ended.
+enum Outcome {
+    /// ACS confirmed it.
+    Confirmed,
+    /// It failed; its call may still act, or will surely not any more.
+    Failed { error: acs::Error, may_act: bool },
+    /// It was not sent, because its lease was nearly over or ACS's limit was reached.
+    NotSent { retry_after: Duration },
+}
+
+impl Service {
+    /// Makes the lease of an attempt that begins now.
+    pub(crate) fn lease(&self, now: DateTime<Utc>) -> Lease {
+        Lease { by: Uuid::new_v4(), until: now + self.upstream.timeout() + LEASE_MARGIN }
+    }
+
+    /// Tries operations that are due, at most so many at once; returns when the next one is.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the database does not answer.
+    pub async fn settle_due(&self, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
+        let now = self.clock.now();
+        let due = self.store.due_operations(now, i64::try_from(at_once).unwrap_or(i64::MAX)).await?;
+        let attempts = due.into_iter().map(|id| self.try_once(id, Pull::WhenDue));
+        for attempt in futures_util::future::join_all(attempts).await {
+            attempt?;
+        }
+        Ok(self.store.next_due(self.clock.now()).await?)
+    }
+
+    /// Tries the unfinished operation of a user whom it holds back, unless somebody else just did.
+    pub(crate) async fn pull_forward(&self, user: &UserId) -> Result<(), Error> {
+        let now = self.clock.now();
+        if let Some(id) = self.store.open_operation_of(user, now, now - PULL_PAUSE).await? {
+            self.try_once(id, Pull::Early).await?;
+        }
+        Ok(())
+    }
+
+    /// Follows an operation that was just accepted, its first attempt leased, until it is complete or patience ends.
+    ///
+    /// The first call goes out at once: it ends most tokens. Where it comes too early to count, another follows.
+    pub(crate) async fn settle_accepted(
+        &self,
+        operation: Operation,
+        lease: Lease,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if self.clock.now() >= operation.not_before {
+            self.attempt(&operation, lease, Haste::Now).await?;
+        } else {
+            let outcome = self.call(&operation, lease, Haste::Now).await;
+            let may_act = matches!(outcome, Outcome::Failed { may_act: true, .. });
+            let failure = Failure { next_attempt_at: operation.not_before, not_before: None, error: None, may_act };
+            self.store.back_off(operation.id, lease, &failure).await?;
+        }
+        loop {
+            let current = self.store.find_operation(operation.id).await?.ok_or(Error::NotFound)?;
+            let due = current.next_attempt_at.max(current.not_before);
+            let wait = (due - self.clock.now()).to_std().unwrap_or_default().max(SHORTEST_WAIT);
+            if current.completed_at.is_some() || Instant::now() + wait >= deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(wait).await;
+            self.try_once(operation.id, Pull::WhenDue).await?;
+        }
+    }
+
+    /// Makes an attempt, if nobody else does.
+    async fn try_once(&self, id: Uuid, pull: Pull) -> Result<(), Error> {
+        let now = self.clock.now();
+        let lease = self.lease(now);
+        let early = pull == Pull::Early;
+        let Some(operation) = self.store.lease_operation(id, lease, early, now).await? else { return Ok(()) };
+        // One of many has time, unless its user waits for it.
+        let haste = if operation.batch.is_some() && !early { Haste::InItsTime } else { Haste::Now };
+        self.attempt(&operation, lease, haste).await
+    }
+
+    /// Makes a leased attempt whose call counts.
+    async fn attempt(&self, operation: &Operation, lease: Lease, haste: Haste) -> Result<(), Error> {
+        let (error, may_act) = match self.call(operation, lease, haste).await {
+            Outcome::Confirmed => return self.complete(operation).await,
+            Outcome::Failed { error, may_act } => (error, may_act),
+            Outcome::NotSent { retry_after } => {
+                let next_attempt_at = self.clock.now() + retry_after;
+                let failure = Failure { next_attempt_at, not_before: None, error: None, may_act: false };
+                return Ok(self.store.back_off(operation.id, lease, &failure).await?);
+            }
+        };
+        let wish = match &error {
+            acs::Error::Throttled { retry_after } | acs::Error::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        let age = (self.clock.now() - operation.created_at).to_std().unwrap_or_default();
+        let pause = pause(age, lease).max(wish.unwrap_or_default());
+        tracing::warn!(
+            operation = %operation.id,
+            kind = operation.kind.as_str(),
+            attempts = operation.attempts,
+            age_s = age.as_secs(),
+            error = &error as &dyn std::error::Error,
+            "an operation is not done yet"
+        );
+        let now = self.clock.now();
+        let failure = Failure {
+            next_attempt_at: now + pause,
+            // What ACS wishes binds also requests that would pull the operation forward.
+            not_before: wish.map(|wish| now + wish),
+            error: Some(error.to_string()),
+            may_act,
+        };
+        self.store.back_off(operation.id, lease, &failure).await?;
+        Ok(())
+    }
+
+    async fn call(&self, operation: &Operation, lease: Lease, haste: Haste) -> Outcome {
+        if operation.resource != self.upstream.resource() {
+            // The settings name another resource now: its answers say nothing about this operation.
+            return Outcome::Failed { error: acs::Error::NotOwned, may_act: false };
+        }
+        let call = match operation.kind {
+            Kind::Revoke => Call::Revoke,
+            Kind::Delete | Kind::Discard => Call::Delete,
+        };
+        let _right = match self.upstream.reserve(call, haste, Instant::now() + BUDGET_PATIENCE).await {
+            Ok(right) => right,
+            Err(upstream::Error::Throttled { retry_after }) => return Outcome::NotSent { retry_after },
+            Err(_) => return Outcome::NotSent { retry_after: SHORTEST_PAUSE },
+        };
+        // A lease that is nearly over is no right to send: another may hold the next one already.
+        if self.clock.now() + self.upstream.timeout() > lease.until {
+            return Outcome::NotSent { retry_after: Duration::ZERO };
+        }
+        let result = match operation.kind {
+            Kind::Revoke => self.upstream.revoke(&operation.acs_id).await,
+            Kind::Delete | Kind::Discard => self.upstream.delete(&operation.acs_id).await,
+        };
+        match result {
+            Ok(()) | Err(acs::Error::NotFound) => Outcome::Confirmed,
+            Err(acs::Error::NotOwned) if self.is_ours(operation).await => Outcome::Confirmed,
+            Err(error) => Outcome::Failed { may_act: !had_no_effect(&error), error },
+        }
+    }
+
+    /// Tells whether the identity has the resource part that the present resource gave its identities.
+    async fn is_ours(&self, operation: &Operation) -> bool {
+        let guid = self.store.resource_guid(&operation.resource).await;
+        guid.is_ok_and(|guid| guid.as_deref() == Some(operation.acs_id.resource_guid()))
+    }
+
+    /// Completes an operation and lifts what it held, in one transaction: a crash between the two would hold the user for ever.
+    async fn complete(&self, operation: &Operation) -> Result<(), Error> {
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        let Some(Completion { strays, last_attempt_at }) = tx.complete_operation(operation.id, now).await? else {
+            return Ok(());
+        };
+        match operation.kind {
+            Kind::Revoke => {
+                // ACS reckons in whole seconds: a token of the second of the revocation may be dead.
+                let stray_until =
+                    last_attempt_at.filter(|_| strays > 0).map(|at| at + self.settings.stray + CLOCK_MARGIN);
+                tx.hold(&operation.user, now + CLOCK_MARGIN, stray_until).await?;
+            }
+            Kind::Delete => tx.unbind(&operation.user, &operation.acs_id, now).await?,
+            Kind::Discard => {}
+        }
+        let event = Event {
+            acs_id: Some(operation.acs_id.clone()),
+            operation: Some(operation.id),
+            ..Event::new(Action::OperationCompleted, Actor::Worker, operation.user.clone(), Trace::default())
+        };
+        tx.append_audit(&event, now).await?;
+        tx.commit().await?;
+        tracing::info!(
+            operation = %operation.id,
+            kind = operation.kind.as_str(),
+            attempts = operation.attempts,
+            age_ms = (now - operation.created_at).num_milliseconds(),
+            "an operation is done"
+        );
+        Ok(())
+    }
+}
+
+/// The pause before the next attempt: half the operation's age, so that it doubles with each attempt, and that requests
+/// which pull the operation forward do not push it away; with jitter, up to a ceiling, and never giving up.
+fn pause(age: Duration, lease: Lease) -> Duration {
+    let pause = (age / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+    // The lease's id is random, and each attempt has its own.
+    let percent = 75 + u32::try_from(lease.by.as_u128() % 51).unwrap_or_default();
+    pause * percent / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_age_up_to_a_ceiling() {
+        let lease = Lease { by: Uuid::from_u128(25), until: DateTime::UNIX_EPOCH };
+        for (age_s, pause_ms) in [(0, 500), (1, 500), (10, 5_000), (60, 30_000), (86_400, 30_000)] {
+            assert_eq!(pause(Duration::from_secs(age_s), lease), Duration::from_millis(pause_ms));
+        }
+        for random in 0..500 {
+            let lease = Lease { by: Uuid::from_u128(random), ..lease };
+            let pause = pause(Duration::from_secs(20), lease);
+            assert!((7_500..=12_500).contains(&pause.as_millis()), "{pause:?}");
+        }
+    }
+}
