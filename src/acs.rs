@@ -43,6 +43,9 @@ pub struct Settings {
     /// How long one call may take.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// How long a call that got no answer may still act; no token is cached meanwhile.
+    #[serde(with = "humantime_serde")]
+    pub max_call_age: Duration,
     /// Whether plain http to another machine is taken: only for an emulator.
     pub allow_http: bool,
 }
@@ -54,6 +57,7 @@ impl Default for Settings {
             second_access_key: None,
             api_version: "2023-10-01".to_owned(),
             timeout: Duration::from_secs(4),
+            max_call_age: Duration::from_mins(15),
             allow_http: false,
         }
     }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use url::Url;
 
 pub use operator::{Operator, Operators, Role};
-use policy::{Policy, Words};
+use policy::{Policy, StringList};
 pub use subject_token::{Authenticator, Login};
 
 /// How logins are checked, whoever issued them.
@@ -51,7 +51,7 @@ pub struct IssuerSettings {
     /// The `iss` of its logins, byte for byte.
     pub issuer: String,
     /// The `aud` of which a login must name one.
-    pub audience: Words,
+    pub audience: StringList,
     /// Where its keys are; by discovery where not set.
     pub jwks_url: Option<Url>,
     /// The algorithms that its logins may be signed with.
@@ -62,7 +62,7 @@ pub struct IssuerSettings {
     pub subject_claim: String,
     /// The claim that tells when the user signed in.
     #[serde(default)]
-    pub login_time: LoginTime,
+    pub sign_in_time: SignInTime,
     /// Whether its keys may be fetched by plain http from another machine: only for trying out.
     #[serde(default)]
     pub allow_http: bool,
@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for Algorithms {
                 "`{name}` is not one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
             ))
         };
-        let words = Words::deserialize(deserializer)?;
+        let words = StringList::deserialize(deserializer)?;
         let parse = |name: &String| match name.parse() {
             Ok(Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) | Err(_) => Err(refused(name)),
             Ok(algorithm) => Ok(algorithm),
@@ -103,7 +103,7 @@ impl<'de> Deserialize<'de> for Algorithms {
 /// Which claim tells when the user signed in; revocation compares against it.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LoginTime {
+pub enum SignInTime {
     /// When the user last proved who they are (`OpenID` Connect Core section 2).
     AuthTime,
     /// When the login was issued, also by a silent refresh.

@@ -32,7 +32,7 @@ const WELL_KNOWN: [(&str, &str); 2] = [
     ("COMMUNICATION_SERVICES_CONNECTION_STRING", "VENDOR__ACS__CONNECTION_STRING"),
 ];
 const SECTIONS: [&str; 15] = [
-    "server", "admin", "log", "database", "acs", "budget", "limits", "tokens", "users", "audit", "worker", "ops",
+    "server", "admin", "log", "database", "acs", "quota", "limits", "tokens", "users", "audit", "worker", "ops",
     "auth", "issuers", "shutdown",
 ];
 
@@ -54,7 +54,7 @@ pub struct Settings {
     /// Its address and key.
     pub connection: ConnectionString,
     /// How many calls ACS allows.
-    pub budget: acs::quota::Settings,
+    pub quota: acs::quota::Settings,
     /// What callers may do how often.
     pub limits: limit::Settings,
     /// Tokens and waiting.
@@ -194,7 +194,7 @@ struct Raw {
     log: telemetry::Settings,
     database: store::Settings,
     acs: acs::Settings,
-    budget: acs::quota::Settings,
+    quota: acs::quota::Settings,
     limits: limit::Settings,
     tokens: service::Settings,
     users: service::UserSettings,
@@ -236,7 +236,7 @@ impl Raw {
             log: section(&mut tree, "log", faults),
             database: section(&mut tree, "database", faults),
             acs: section(&mut tree, "acs", faults),
-            budget: section(&mut tree, "budget", faults),
+            quota: section(&mut tree, "quota", faults),
             limits: section(&mut tree, "limits", faults),
             tokens: section(&mut tree, "tokens", faults),
             users: section(&mut tree, "users", faults),

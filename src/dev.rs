@@ -73,7 +73,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let mut settings = settings(&options, &addresses)?;
     // The emulator's tokens end with it, so what an earlier run stored must not open.
-    settings.tokens.sealing_keys = KeyRing::random().context("the system gives no randomness")?;
+    settings.tokens.encryption_keys = KeyRing::random().context("the system gives no randomness")?;
     telemetry::init(&settings.log);
     let issuer = Issuer::open(&options.data, issuer_url(addresses.service), clock.clone())?;
     let app = app::build(settings, listeners, clock.clone(), issuer.router()).await?;

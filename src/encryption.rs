@@ -22,7 +22,7 @@ const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 const HEAD_BYTES: usize = KEY_NAME_BYTES + NONCE_BYTES;
 
-/// Sealing keys, the first of which seals; without any, nothing can be kept.
+/// Encryption keys, the first of which seals; without any, nothing can be kept.
 #[derive(Clone, Default)]
 pub struct KeyRing(Vec<Key>);
 
@@ -33,17 +33,17 @@ struct Key {
     cipher: XChaCha20Poly1305,
 }
 
-/// Why a text is no sealing key; never shows the text.
+/// Why a text is no encryption key; never shows the text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("sealing key {position} is not 32 bytes in base64, as `openssl rand -base64 32` prints them")]
+#[error("encryption key {position} is not 32 bytes in base64, as `openssl rand -base64 32` prints them")]
 pub struct KeyError {
     position: usize,
 }
 
 /// Why a sealed text does not open: it was sealed under a key that is not in the ring, or is not about what it is opened for.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no sealing key opens it")]
-pub struct OpenError;
+#[error("no encryption key opens it")]
+pub struct DecryptError;
 
 impl KeyRing {
     /// Reads keys in base64.
@@ -90,26 +90,26 @@ impl KeyRing {
     /// Opens what was sealed about the same.
     ///
     /// # Errors
-    /// [`OpenError`] when no key opens it.
-    pub fn open(&self, mut sealed: Vec<u8>, about: &About<'_>) -> Result<SecretString, OpenError> {
-        let tag_at = sealed.len().checked_sub(TAG_BYTES).filter(|at| *at >= HEAD_BYTES).ok_or(OpenError)?;
+    /// [`DecryptError`] when no key opens it.
+    pub fn open(&self, mut sealed: Vec<u8>, about: &About<'_>) -> Result<SecretString, DecryptError> {
+        let tag_at = sealed.len().checked_sub(TAG_BYTES).filter(|at| *at >= HEAD_BYTES).ok_or(DecryptError)?;
         let (head, rest) = sealed.split_at_mut(HEAD_BYTES);
         let (secret, tag) = rest.split_at_mut(tag_at - HEAD_BYTES);
         let (name, nonce) = head.split_at(KEY_NAME_BYTES);
-        let nonce = XNonce::try_from(nonce).map_err(|_| OpenError)?;
-        let tag = Tag::try_from(&*tag).map_err(|_| OpenError)?;
+        let nonce = XNonce::try_from(nonce).map_err(|_| DecryptError)?;
+        let tag = Tag::try_from(&*tag).map_err(|_| DecryptError)?;
         let about = about.bytes();
         // Names may be equal by chance, so each key of the name is tried; a failed try leaves the bytes as they are.
         let mut named = self.0.iter().filter(|key| key.name == *name);
         let mut opens =
             |key: &Key| key.cipher.decrypt_inout_detached(&nonce, &about, InOutBuf::from(&mut *secret), &tag).is_ok();
         if !named.any(&mut opens) {
-            return Err(OpenError);
+            return Err(DecryptError);
         }
         // In place, so that no second copy of the secret is left behind.
         sealed.truncate(tag_at);
         sealed.drain(..HEAD_BYTES);
-        String::from_utf8(sealed).map(SecretString::from).map_err(|_| OpenError)
+        String::from_utf8(sealed).map(SecretString::from).map_err(|_| DecryptError)
     }
 }
 
@@ -135,7 +135,7 @@ impl<'de> Deserialize<'de> for KeyRing {
         let texts = texts.iter().flat_map(|text| text.expose_secret().split(','));
         let ring = Self::parse(texts.map(str::trim).filter(|text| !text.is_empty())).map_err(de::Error::custom)?;
         // An empty file would otherwise look like a wish to store nothing.
-        if ring.is_empty() { Err(de::Error::custom("there is no sealing key")) } else { Ok(ring) }
+        if ring.is_empty() { Err(de::Error::custom("there is no encryption key")) } else { Ok(ring) }
     }
 }
 
@@ -167,7 +167,7 @@ impl About<'_> {
     /// Writes the parts so that no two different ones look alike: texts after their lengths.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(192);
-        for text in ["users.kept_tokens", self.user, self.identity] {
+        for text in ["users.cached_tokens", self.user, self.identity] {
             bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
             bytes.extend_from_slice(text.as_bytes());
         }
@@ -203,8 +203,8 @@ mod tests {
         assert_eq!(rotated.open(old.clone(), &ABOUT).unwrap().expose_secret(), "secret");
         let new = rotated.seal("secret", &ABOUT).unwrap();
         assert!(ring(&[B]).open(new.clone(), &ABOUT).is_ok());
-        assert_eq!(ring(&[A]).open(new, &ABOUT).unwrap_err(), OpenError);
-        assert_eq!(ring(&[B]).open(old, &ABOUT).unwrap_err(), OpenError);
+        assert_eq!(ring(&[A]).open(new, &ABOUT).unwrap_err(), DecryptError);
+        assert_eq!(ring(&[B]).open(old, &ABOUT).unwrap_err(), DecryptError);
     }
 
     #[test]
@@ -216,13 +216,13 @@ mod tests {
             About { identity: "8:acs:1_3", ..ABOUT },
             About { generation: 8, ..ABOUT },
         ] {
-            assert_eq!(ring(&[A]).open(sealed.clone(), &other).unwrap_err(), OpenError, "{other:?}");
+            assert_eq!(ring(&[A]).open(sealed.clone(), &other).unwrap_err(), DecryptError, "{other:?}");
         }
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[at] ^= 1;
-            assert_eq!(ring(&[A]).open(changed, &ABOUT).unwrap_err(), OpenError, "byte {at}");
-            assert_eq!(ring(&[A]).open(sealed[..at].to_vec(), &ABOUT).unwrap_err(), OpenError, "first {at} bytes");
+            assert_eq!(ring(&[A]).open(changed, &ABOUT).unwrap_err(), DecryptError, "byte {at}");
+            assert_eq!(ring(&[A]).open(sealed[..at].to_vec(), &ABOUT).unwrap_err(), DecryptError, "first {at} bytes");
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(read(serde_json::json!(format!(" {A}, {B},"))).unwrap(), 2);
         assert!(read(serde_json::json!("")).is_err() && read(serde_json::json!([])).is_err());
         let fault = read(serde_json::json!([A, "c2hvcnQ="])).unwrap_err().to_string();
-        assert!(fault.contains("sealing key 2") && !fault.contains("c2hvcnQ="), "{fault}");
+        assert!(fault.contains("encryption key 2") && !fault.contains("c2hvcnQ="), "{fault}");
         assert_eq!(format!("{:?}", ring(&[A, B])), "[2 keys, redacted]");
     }
 

@@ -23,7 +23,7 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    auth::{Authenticator, Operators, policy::Words},
+    auth::{Authenticator, Operators, policy::StringList},
     limit::{self, Limit},
     metrics::Metrics,
     service::Service,
@@ -42,9 +42,9 @@ pub struct Settings {
     /// Where to listen.
     pub listen: String,
     /// Browser origins that may call, exactly as browsers send them; none by default.
-    pub cors_origins: Words,
+    pub cors_origins: StringList,
     /// Networks of proxies whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`; none by default.
-    pub trusted_proxies: Words,
+    pub trusted_proxies: StringList,
     /// How long a request may take in all.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -69,8 +69,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".to_owned(),
-            cors_origins: Words::default(),
-            trusted_proxies: Words::default(),
+            cors_origins: StringList::default(),
+            trusted_proxies: StringList::default(),
             request_timeout: Duration::from_secs(15),
             header_timeout: Patience::default().head,
             body_timeout: Duration::from_secs(5),
@@ -89,7 +89,7 @@ const MAX_OPS_BODY_BYTES: usize = 1024 * 1024;
 pub struct Limits {
     user: Limit,
     self_revoke: Limit,
-    failed_logins: Option<Limit>,
+    failed_sign_ins: Option<Limit>,
 }
 
 impl Limits {
@@ -99,13 +99,13 @@ impl Limits {
         Self {
             user: Limit::new("user", settings.user),
             self_revoke: Limit::new("self_revoke", settings.self_revoke),
-            failed_logins: clients_are_known.then(|| Limit::new("failed_logins", settings.failed_logins)),
+            failed_sign_ins: clients_are_known.then(|| Limit::new("failed_sign_ins", settings.failed_sign_ins)),
         }
     }
 
     /// Forgets callers who have rested.
     pub fn forget_rested(&self) {
-        [Some(&self.user), Some(&self.self_revoke), self.failed_logins.as_ref()]
+        [Some(&self.user), Some(&self.self_revoke), self.failed_sign_ins.as_ref()]
             .into_iter()
             .flatten()
             .for_each(Limit::forget_rested);
@@ -249,7 +249,7 @@ fn documented_ops_routes() -> OpenApiRouter<Api> {
         .routes(routes!(access::revoke_user))
         .routes(routes!(access::block_user))
         .routes(routes!(access::unblock_user))
-        .routes(routes!(access::allow_older_logins))
+        .routes(routes!(access::allow_older_sign_ins))
         .routes(routes!(revocations::revoke_many, revocations::list_revocations))
         .routes(routes!(revocations::get_revocation))
         .routes(routes!(operations::list_operations))

@@ -42,7 +42,7 @@ pub struct Settings {
     pub self_revoke: Rate,
     /// For bad logins from each client address; counted only behind trusted proxies, because otherwise all clients might
     /// seem to come from one.
-    pub failed_logins: Rate,
+    pub failed_sign_ins: Rate,
 }
 
 impl Default for Settings {
@@ -51,13 +51,13 @@ impl Default for Settings {
             requests: NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN),
             per: Duration::from_mins(minutes),
         };
-        Self { user: rate(60, 1), self_revoke: rate(5, 10), failed_logins: rate(30, 1) }
+        Self { user: rate(60, 1), self_revoke: rate(5, 10), failed_sign_ins: rate(30, 1) }
     }
 }
 
 /// How a key stands after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RateLimitStatus {
     /// The name of the limit.
     pub limit: &'static str,
     /// The limit.
@@ -102,8 +102,8 @@ impl Limit {
     }
 
     /// Counts a request of a key.
-    pub fn count(&self, key: impl Hash) -> Standing {
-        let standing = |remaining, next_in, is_exceeded| Standing {
+    pub fn count(&self, key: impl Hash) -> RateLimitStatus {
+        let standing = |remaining, next_in, is_exceeded| RateLimitStatus {
             limit: self.name,
             rate: self.rate,
             remaining,

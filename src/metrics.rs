@@ -26,7 +26,7 @@ pub struct Metrics {
     tokens: Counters<1>,
     unopened: Counter,
     upstream_calls: Histograms<2>,
-    budget_refusals: Counters<1>,
+    quota_refusals: Counters<1>,
     requests: Family<RequestLabels, Histogram>,
     shed: Counters<1>,
     rate_limited: Counters<1>,
@@ -41,7 +41,7 @@ impl Default for Metrics {
             tokens: Family::default(),
             unopened: Counter::default(),
             upstream_calls: Family::new_with_constructor(histogram),
-            budget_refusals: Family::default(),
+            quota_refusals: Family::default(),
             requests: Family::new_with_constructor(histogram),
             shed: Family::default(),
             rate_limited: Family::default(),
@@ -54,8 +54,8 @@ impl Default for Metrics {
             metrics.tokens.clone(),
         );
         registry.register(
-            "kept_tokens_unopened",
-            "Kept tokens of users that no sealing key opened",
+            "cached_tokens_unopened",
+            "Cached tokens of users that no encryption key opened",
             metrics.unopened.clone(),
         );
         registry.register_with_unit(
@@ -65,9 +65,9 @@ impl Default for Metrics {
             metrics.upstream_calls.clone(),
         );
         registry.register(
-            "budget_refusals",
+            "quota_refusals",
             "Calls to ACS that the budget had no room for within the caller's deadline",
-            metrics.budget_refusals.clone(),
+            metrics.quota_refusals.clone(),
         );
         registry.register_with_unit("request", "Requests by route and status", Unit::Seconds, metrics.requests.clone());
         registry.register("requests_shed", "Requests refused because too many were under way", metrics.shed.clone());
@@ -88,7 +88,7 @@ impl Metrics {
         self.tokens.get_or_create(&[("how", how)]).inc();
     }
 
-    /// Counts a user's kept tokens that no sealing key opened.
+    /// Counts a user's cached tokens that no encryption key opened.
     pub fn tokens_unopened(&self) {
         self.unopened.inc();
     }
@@ -100,8 +100,8 @@ impl Metrics {
     }
 
     /// Counts a call that the budget had no room for.
-    pub fn budget_refused(&self, operation: &'static str) {
-        self.budget_refusals.get_or_create(&[("operation", operation)]).inc();
+    pub fn quota_refused(&self, operation: &'static str) {
+        self.quota_refusals.get_or_create(&[("operation", operation)]).inc();
     }
 
     /// Counts an answered request.
@@ -151,7 +151,7 @@ mod tests {
             r#"vendor_tokens_handed_out_total{how="reused"} 2"#,
             r#"vendor_upstream_call_seconds_count{operation="issue",outcome="throttled"} 1"#,
             r#"vendor_request_seconds_bucket{le="0.001",route="/token",status="200"} 1"#,
-            "vendor_kept_tokens_unopened_total 0",
+            "vendor_cached_tokens_unopened_total 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -15,14 +15,14 @@ use crate::{
     encryption::KeyRing,
     metrics::Metrics,
     store::{self, Reader, Recorder, Store},
-    tokens::single_flight::Flights,
+    tokens::single_flight::InFlight,
 };
 
 pub use crate::{
-    tokens::issue::{Asker, How, Issued, Wanted},
+    tokens::issue::{Issued, Requester, TokenParams, TokenSource},
     users::{
-        access::{Changed, FenceKind, Order},
-        bulk::{Estimate, RevocationStatus, Whom},
+        access::{AccessChange, ChangeContext, ChangeOutcome},
+        bulk::{Estimate, RevocationStatus, RevocationTarget},
         ensure::{Ensured, Lookup},
         import::{ImportOutcome, ImportedMany},
     },
@@ -36,12 +36,9 @@ pub struct Settings {
     pub lifetime: Lifetime,
     /// How long a request may wait for ACS, for another request that creates the identity, or for a revocation to finish.
     #[serde(with = "humantime_serde")]
-    pub patience: Duration,
-    /// How long a call to ACS that got no answer may still act; no token is kept for reuse meanwhile.
-    #[serde(with = "humantime_serde")]
-    pub stray: Duration,
+    pub timeout: Duration,
     /// The keys that seal tokens for reuse; nothing is stored and reused without one.
-    pub sealing_keys: KeyRing,
+    pub encryption_keys: KeyRing,
     /// How much of its life a stored token must have left to be handed out again.
     #[serde(with = "humantime_serde")]
     pub reuse_margin: Duration,
@@ -80,9 +77,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             lifetime: Lifetime::HOUR,
-            patience: Duration::from_secs(5),
-            stray: Duration::from_mins(15),
-            sealing_keys: KeyRing::default(),
+            timeout: Duration::from_secs(5),
+            encryption_keys: KeyRing::default(),
             reuse_margin: Duration::from_mins(20),
         }
     }
@@ -106,7 +102,7 @@ pub enum Error {
     UserBlocked,
     /// The login is older than the user's last revocation.
     #[error("the login is older than the user's last revocation")]
-    LoginSuperseded {
+    ReauthenticationRequired {
         /// How old a login may be at most to be accepted now.
         max_age: Duration,
     },
@@ -163,6 +159,8 @@ pub struct Parts {
     pub settings: Settings,
     /// What is kept of users.
     pub users: UserSettings,
+    /// How long a call to ACS that got no answer may still act.
+    pub max_call_age: Duration,
     /// The issuers for whose users mappings may be made.
     pub issuers: HashSet<IssuerKey>,
     /// What is counted.
@@ -176,15 +174,16 @@ pub struct Service {
     pub(crate) clock: Clock,
     pub(crate) settings: Settings,
     pub(crate) users: UserSettings,
+    pub(crate) max_call_age: Duration,
     /// The issuers for whose users mappings may be made.
     pub(crate) issuers: HashSet<IssuerKey>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Finds kept tokens, where tokens are kept.
+    /// Finds cached tokens, where tokens are kept.
     pub(crate) reader: Option<Reader>,
     /// Permits minted tokens to leave the house.
     pub(crate) recorder: Recorder,
     /// The mints that are under way.
-    pub(crate) flights: Flights,
+    pub(crate) in_flight: InFlight,
     /// Tells the worker that there is work.
     pub(crate) wake: Notify,
     /// Work that must come to its end although the request that began it may be gone.
@@ -195,8 +194,8 @@ impl Service {
     /// Puts the use cases together.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, upstream, clock, settings, users, issuers, metrics } = parts;
-        let reader = (!settings.sealing_keys.is_empty()).then(|| Reader::start(&store));
+        let Parts { store, upstream, clock, settings, users, max_call_age, issuers, metrics } = parts;
+        let reader = (!settings.encryption_keys.is_empty()).then(|| Reader::start(&store));
         let recorder = Recorder::start(&store);
         Arc::new(Self {
             store,
@@ -204,11 +203,12 @@ impl Service {
             clock,
             settings,
             users,
+            max_call_age,
             issuers,
             metrics,
             reader,
             recorder,
-            flights: Flights::default(),
+            in_flight: InFlight::default(),
             wake: Notify::new(),
             detached: TaskTracker::new(),
         })
@@ -240,7 +240,7 @@ impl Service {
     }
 
     pub(crate) fn deadline(&self) -> tokio::time::Instant {
-        tokio::time::Instant::now() + self.settings.patience
+        tokio::time::Instant::now() + self.settings.timeout
     }
 }
 

@@ -35,13 +35,13 @@ use sqlx::{
 pub use access::Fence;
 pub use audit::{AuditFilter, AuditRow, HeldToken};
 pub use cached::{Reader, Reusable};
-pub use global::Everyone;
+pub use global::GlobalState;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};
 pub use operations::{Completion, Failure, NewOperation};
-pub use quota::BudgetRow;
+pub use quota::QuotaRow;
 pub use recorder::Recorder;
-pub use tokens::KeptTokens;
+pub use tokens::CachedTokens;
 pub use users::UserFilter;
 
 /// Runs one body on whichever pool is open.

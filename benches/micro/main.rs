@@ -101,7 +101,7 @@ async fn service(issuer: &Issuer, folder: &std::path::Path) -> anyhow::Result<(A
     let http = app::http_client(&settings)?;
     let metrics = Arc::new(Metrics::default());
     let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
-    let upstream = Upstream::new(acs, store.clone(), clock.clone(), &settings.budget, Arc::clone(&metrics));
+    let upstream = Upstream::new(acs, store.clone(), clock.clone(), &settings.quota, Arc::clone(&metrics));
     let issuers = settings.issuers.iter().map(|(key, _)| key.clone()).collect();
     let authenticator = Arc::new(Authenticator::new(&settings.auth, settings.issuers, &http, &clock));
     let api = Api {

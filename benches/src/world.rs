@@ -19,7 +19,7 @@ use crate::{
 /// The emulator's access key: good for nothing else.
 pub const ACCESS_KEY: &str = "YmVuY2htYXJrLWFjY2Vzcy1rZXktb2YtdGhlLWVtdWxhdG9y";
 pub const OPS_KEY: &str = "atv_operator_of-the-benchmarks";
-const SEALING_KEY: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+const ENCRYPTION_KEY: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
 
 /// The surroundings of a run.
 pub struct World {
@@ -55,7 +55,7 @@ pub struct Setup<'a> {
 }
 
 /// Limits of ACS that nothing in a benchmark reaches.
-pub const NO_BUDGET: &str = "[budget]\ncreate = 100000000\ncreate_with_token = 100000000\nissue = 100000000\nrevoke = 100000000\ndelete = 100000000\n";
+pub const NO_QUOTA: &str = "[quota]\ncreate = 100000000\ncreate_with_token = 100000000\nissue = 100000000\nrevoke = 100000000\ndelete = 100000000\n";
 
 impl World {
     pub async fn new(folder: &Path, postgres: &str) -> anyhow::Result<Self> {
@@ -110,7 +110,8 @@ impl World {
     /// Starts a service by another command than its own, such as a profiler.
     pub async fn service_under(&self, name: &str, setup: &Setup<'_>, mut command: Command) -> anyhow::Result<Service> {
         let (port, admin_port) = (free_port()?, free_port()?);
-        let sealing = if setup.reuse { format!("[tokens]\nsealing_keys = \"{SEALING_KEY}\"\n") } else { String::new() };
+        let sealing =
+            if setup.reuse { format!("[tokens]\nencryption_keys = \"{ENCRYPTION_KEY}\"\n") } else { String::new() };
         let settings = format!(
             "{more}\n{sealing}[database]\nurl = {database}\n[acs]\nconnection_string = \"endpoint={emulator};accesskey={ACCESS_KEY}\"\n\
              [ops.keys.operator]\nhash = \"{hash}\"\nroles = [\"operator\"]\nscopes = [\"chat\", \"voip\"]\n\

@@ -4,58 +4,61 @@
 -- The oldest schema version that a binary must know to run on this database:
 -- a migration raises it only when older binaries can no longer work.
 CREATE TABLE schema_compatibility (
-    id                    BIGINT      PRIMARY KEY CHECK (id = 1),
-    oldest_known_version  BIGINT      NOT NULL
+    id                    BIGINT  PRIMARY KEY CHECK (id = 1),
+    oldest_known_version  BIGINT  NOT NULL
 );
 INSERT INTO schema_compatibility (id, oldest_known_version) VALUES (1, 1);
 
+-- Revocations of all users. The global epoch counts as part of every user's generation. A user whose own epoch is older
+-- has not had the latest global revocation applied yet.
+CREATE TABLE global_state (
+    id                   BIGINT       PRIMARY KEY CHECK (id = 1),
+    epoch                BIGINT       NOT NULL,
+    sign_ins_valid_from  TIMESTAMPTZ
+);
+INSERT INTO global_state (id, epoch) VALUES (1, 0);
+
+-- cached_tokens are encrypted. They stand in their user's row, so that one read finds both and one write drops both.
+-- cached_until_day is the day, counted from 1970, on which the last of them expires. It changes once a day at most, so that
+-- a mint seldom touches its index.
 CREATE TABLE users (
-    id                 TEXT         PRIMARY KEY,
-    issuer_key         TEXT         NOT NULL,
-    subject            TEXT         NOT NULL,
-    resource           TEXT,
-    acs_id             TEXT         UNIQUE,
-    state              TEXT         NOT NULL CHECK (state IN ('creating', 'active', 'deleting', 'unbound')),
-    blocked_at         TIMESTAMPTZ,
-    block_reason       TEXT,
-    generation         BIGINT       NOT NULL,
-    logins_valid_from  TIMESTAMPTZ,
-    claim_id           UUID,
-    claimed_until      TIMESTAMPTZ,
-    held_until         TIMESTAMPTZ,
-    no_reuse_before    TIMESTAMPTZ,
-    last_minted_at     TIMESTAMPTZ,
-    tokens_expire_at   TIMESTAMPTZ,
-    created_at         TIMESTAMPTZ  NOT NULL,
-    updated_at         TIMESTAMPTZ  NOT NULL,
+    id                   TEXT         PRIMARY KEY,
+    issuer_key           TEXT         NOT NULL,
+    subject              TEXT         NOT NULL,
+    resource             TEXT,
+    acs_id               TEXT         UNIQUE,
+    state                TEXT         NOT NULL CHECK (state IN ('creating', 'active', 'deleting', 'unbound')),
+    blocked_at           TIMESTAMPTZ,
+    block_reason         TEXT,
+    generation           BIGINT       NOT NULL,
+    epoch                BIGINT       NOT NULL,
+    sign_ins_valid_from  TIMESTAMPTZ,
+    claim_id             UUID,
+    claimed_until        TIMESTAMPTZ,
+    held_until           TIMESTAMPTZ,
+    no_reuse_before      TIMESTAMPTZ,
+    last_minted_at       TIMESTAMPTZ,
+    tokens_expire_at     TIMESTAMPTZ,
+    cached_tokens        BYTEA,
+    cached_until_day     BIGINT,
+    created_at           TIMESTAMPTZ  NOT NULL,
+    updated_at           TIMESTAMPTZ  NOT NULL,
     UNIQUE (issuer_key, subject),
     CHECK ((state = 'creating') = (claim_id IS NOT NULL)),
     CHECK ((state IN ('active', 'deleting')) = (acs_id IS NOT NULL))
 );
+CREATE INDEX users_to_purge ON users (updated_at) WHERE state = 'unbound';
+CREATE INDEX users_with_expired_tokens ON users (cached_until_day) WHERE cached_until_day IS NOT NULL;
 
-CREATE INDEX users_to_forget ON users (updated_at) WHERE state = 'unbound';
-
-CREATE TABLE issued_tokens (
-    user_id      TEXT         NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-    scopes       TEXT         NOT NULL,
-    generation   BIGINT       NOT NULL,
-    acs_key      TEXT         NOT NULL,
-    sealed       BYTEA        NOT NULL,
-    fingerprint  TEXT         NOT NULL,
-    issued_at    TIMESTAMPTZ  NOT NULL,
-    expires_at   TIMESTAMPTZ  NOT NULL,
-    PRIMARY KEY (user_id, scopes)
-);
-
--- Work at ACS that was accepted and must happen even if every process dies.
--- Rows outlive their user, so user_id is no foreign key.
+-- A transactional outbox: calls to ACS that were accepted and must happen even if every process dies.
+-- Rows outlive their user, so user_id is not a foreign key.
 CREATE TABLE operations (
     id               UUID         PRIMARY KEY,
     kind             TEXT         NOT NULL CHECK (kind IN ('revoke', 'delete', 'discard')),
     user_id          TEXT         NOT NULL,
     acs_id           TEXT         NOT NULL,
     resource         TEXT         NOT NULL,
-    batch            UUID,
+    revocation       UUID,
     actor_kind       TEXT         NOT NULL,
     actor            TEXT         NOT NULL,
     reason           TEXT,
@@ -65,25 +68,34 @@ CREATE TABLE operations (
     attempts         BIGINT       NOT NULL,
     unanswered       BIGINT       NOT NULL,
     last_attempt_at  TIMESTAMPTZ,
-    claimed_by       UUID,
-    claimed_until    TIMESTAMPTZ,
+    leased_by        UUID,
+    leased_until     TIMESTAMPTZ,
     last_error       TEXT,
     created_at       TIMESTAMPTZ  NOT NULL,
     completed_at     TIMESTAMPTZ
 );
 CREATE INDEX operations_due ON operations (next_attempt_at) WHERE completed_at IS NULL;
-CREATE INDEX operations_open_of_user ON operations (user_id) WHERE completed_at IS NULL;
+CREATE INDEX operations_pending_of_user ON operations (user_id) WHERE completed_at IS NULL;
 CREATE INDEX operations_of_user ON operations (user_id, id);
 CREATE INDEX operations_of_identity ON operations (acs_id);
+CREATE INDEX operations_of_revocation ON operations (revocation) WHERE revocation IS NOT NULL;
 
-CREATE TABLE batches (
-    id          UUID         PRIMARY KEY,
-    actor_kind  TEXT         NOT NULL,
-    actor       TEXT         NOT NULL,
-    reason      TEXT,
-    total       BIGINT       NOT NULL,
-    created_at  TIMESTAMPTZ  NOT NULL
+CREATE TABLE revocations (
+    id             UUID         PRIMARY KEY,
+    actor_kind     TEXT         NOT NULL,
+    actor          TEXT         NOT NULL,
+    reason         TEXT,
+    request_id     TEXT,
+    epoch          BIGINT,
+    total          BIGINT       NOT NULL,
+    swept_to       TEXT         NOT NULL,
+    swept_at       TIMESTAMPTZ,
+    claimed_until  TIMESTAMPTZ,
+    created_at     TIMESTAMPTZ  NOT NULL,
+    completed_at   TIMESTAMPTZ
 );
+CREATE UNIQUE INDEX revocations_epoch ON revocations (epoch) WHERE epoch IS NOT NULL;
+CREATE INDEX revocations_pending ON revocations (id) WHERE completed_at IS NULL;
 
 CREATE TABLE idempotency_keys (
     actor       TEXT         NOT NULL,
@@ -98,29 +110,31 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
 
--- Times of the rate calculation are milliseconds since 1970, because they are reckoned with in SQL.
-CREATE TABLE budget (
-    resource        TEXT    NOT NULL,
-    operation       TEXT    NOT NULL,
-    arrival_ms      BIGINT  NOT NULL,
-    paused_until_ms BIGINT  NOT NULL,
-    PRIMARY KEY (resource, operation)
+-- The calls made to ACS in each cell of half a second. Unlogged, because it need not survive a crash.
+CREATE UNLOGGED TABLE quota (
+    resource         TEXT    NOT NULL,
+    call             TEXT    NOT NULL,
+    version          UUID    NOT NULL,
+    spent            JSONB   NOT NULL,
+    paused_until_ms  BIGINT  NOT NULL,
+    PRIMARY KEY (resource, call)
 );
 
+-- The ACS resources that identities were created in, by the host of their endpoint.
 CREATE TABLE resources (
     name        TEXT         PRIMARY KEY,
     guid        TEXT         NOT NULL,
     created_at  TIMESTAMPTZ  NOT NULL
 );
 
--- Append only. Rows outlive their user, so user_id is no foreign key.
+-- Append only. Rows outlive their user, so user_id is not a foreign key. It is null where all users are concerned.
 CREATE TABLE audit_events (
     id                 UUID         PRIMARY KEY,
     at                 TIMESTAMPTZ  NOT NULL,
     action             TEXT         NOT NULL,
     actor_kind         TEXT         NOT NULL,
     actor              TEXT         NOT NULL,
-    user_id            TEXT         NOT NULL,
+    user_id            TEXT,
     acs_id             TEXT,
     request_id         TEXT,
     client             TEXT,

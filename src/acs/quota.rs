@@ -24,7 +24,7 @@ use super::window::{self, Allowance, Window};
 use crate::{
     domain::clock::Clock,
     limit::Turns,
-    store::{self, BudgetRow, Store},
+    store::{self, QuotaRow, Store},
 };
 
 /// How long a lane rests after a 429 without `Retry-After`: doubling while they go on, from the first to the last.
@@ -121,19 +121,19 @@ impl Call {
 
 /// How urgent a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Haste {
+pub(crate) enum Priority {
     /// Somebody waits for it.
-    Now,
+    Interactive,
     /// Nobody does: a quarter of the limit is left to those who wait.
-    InItsTime,
+    Background,
 }
 
-impl Haste {
+impl Priority {
     /// How many calls must be left over.
     fn spares(self, allowance: Allowance) -> u32 {
         match self {
-            Self::Now => 0,
-            Self::InItsTime => allowance.calls / 4,
+            Self::Interactive => 0,
+            Self::Background => allowance.calls / 4,
         }
     }
 }
@@ -154,7 +154,7 @@ pub(crate) enum Error {
 
 /// The lanes of one resource.
 #[derive(Debug)]
-pub struct Budget {
+pub struct Quota {
     store: Store,
     clock: Clock,
     resource: String,
@@ -180,7 +180,7 @@ struct Lane {
 /// What this replica knows of a lane; others may have spent more since.
 #[derive(Debug, Default)]
 struct Known {
-    row: BudgetRow,
+    row: QuotaRow,
     /// In which cell calls were spent for those in line, and how many of them are left.
     paid: (i64, u32),
 }
@@ -199,7 +199,7 @@ impl Known {
     }
 }
 
-impl Budget {
+impl Quota {
     /// Makes the budget of a resource.
     #[must_use]
     pub fn new(store: Store, clock: Clock, resource: &str, settings: &Settings) -> Self {
@@ -217,9 +217,9 @@ impl Budget {
     }
 
     /// Takes the right to one call, waiting for it in line until the deadline at most; it is given back when it is dropped.
-    pub(crate) async fn take(&self, call: Call, haste: Haste, deadline: Instant) -> Result<Right<'_>, Error> {
+    pub(crate) async fn take(&self, call: Call, priority: Priority, deadline: Instant) -> Result<Right<'_>, Error> {
         let lane = &self.lanes[call as usize];
-        let spared = haste.spares(lane.allowance);
+        let spared = priority.spares(lane.allowance);
         let place = Place::take(lane);
         self.check(lane, spared + place.number, deadline)?;
         let Ok(Ok(slot)) = timeout_at(deadline, lane.slots.acquire()).await else {
@@ -283,14 +283,14 @@ impl Budget {
 
     /// Changes a lane's window in the database; where somebody else changed it meanwhile, reads it anew and returns false.
     async fn change(&self, lane: &Lane, change: impl FnOnce(&mut Window)) -> Result<bool, store::Error> {
-        let BudgetRow { version, mut window } = lane.known().row.clone();
+        let QuotaRow { version, mut window } = lane.known().row.clone();
         change(&mut window);
         let call = lane.call.as_str();
-        let written = self.store.write_budget(&self.resource, call, version, window).await?;
+        let written = self.store.write_quota(&self.resource, call, version, window).await?;
         let is_written = written.is_some();
         let row = match written {
             Some(row) => row,
-            None => self.store.read_budget(&self.resource, call).await?,
+            None => self.store.read_quota(&self.resource, call).await?,
         };
         lane.known().row = row;
         Ok(is_written)

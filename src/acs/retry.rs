@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, timeout_at};
 
-use super::quota::{self as budget, Budget, Call, Haste, Right};
+use super::quota::{self, Call, Priority, Quota, Right};
 use crate::{
     acs,
     domain::{
@@ -69,11 +69,11 @@ impl From<store::Error> for Error {
     }
 }
 
-impl From<budget::Error> for Error {
-    fn from(error: budget::Error) -> Self {
+impl From<quota::Error> for Error {
+    fn from(error: quota::Error) -> Self {
         match error {
-            budget::Error::Spent { retry_after } => Self::Throttled { retry_after },
-            budget::Error::Store(error) => error.into(),
+            quota::Error::Spent { retry_after } => Self::Throttled { retry_after },
+            quota::Error::Store(error) => error.into(),
         }
     }
 }
@@ -82,7 +82,7 @@ impl From<budget::Error> for Error {
 #[derive(Debug)]
 pub struct Upstream {
     acs: acs::Client,
-    budget: Budget,
+    quota: Quota,
     metrics: Arc<Metrics>,
 }
 
@@ -93,11 +93,11 @@ impl Upstream {
         acs: acs::Client,
         store: Store,
         clock: Clock,
-        settings: &budget::Settings,
+        settings: &quota::Settings,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let budget = Budget::new(store, clock, resource_of(&acs), settings);
-        Self { acs, budget, metrics }
+        let quota = Quota::new(store, clock, resource_of(&acs), settings);
+        Self { acs, quota, metrics }
     }
 
     /// Returns the resource's address.
@@ -164,10 +164,10 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Error::Throttled`] or [`Error::Store`].
-    pub(crate) async fn reserve(&self, call: Call, haste: Haste, deadline: Instant) -> Result<Right<'_>, Error> {
-        let taken = self.budget.take(call, haste, deadline).await;
-        if matches!(taken, Err(budget::Error::Spent { .. })) {
-            self.metrics.budget_refused(call.as_str());
+    pub(crate) async fn reserve(&self, call: Call, priority: Priority, deadline: Instant) -> Result<Right<'_>, Error> {
+        let taken = self.quota.take(call, priority, deadline).await;
+        if matches!(taken, Err(quota::Error::Spent { .. })) {
+            self.metrics.quota_refused(call.as_str());
         }
         Ok(taken?)
     }
@@ -198,12 +198,12 @@ impl Upstream {
         let answer = attempt.await;
         self.metrics.upstream_call(call.as_str(), outcome(&answer), begun.elapsed());
         if let Err(acs::Error::Throttled { retry_after }) = &answer {
-            if let Err(error) = self.budget.pause(call, *retry_after).await {
+            if let Err(error) = self.quota.pause(call, *retry_after).await {
                 // The call fails for another reason; the other replicas will see their own refusals.
                 tracing::warn!(error = &error as &dyn std::error::Error, "a lane's rest could not be shared");
             }
         } else if answer.is_ok() {
-            self.budget.taken(call);
+            self.quota.taken(call);
         }
         answer
     }
@@ -226,7 +226,7 @@ impl Upstream {
             return Err(Error::Unavailable { retry_after: DEFAULT_RETRY_AFTER, may_have_acted: false, source: None });
         }
         loop {
-            let right = self.reserve(call, Haste::Now, deadline).await?;
+            let right = self.reserve(call, Priority::Interactive, deadline).await?;
             let error = match timeout_at(deadline, self.attempt(call, attempt())).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,

@@ -21,7 +21,7 @@ pub struct RevocationRequest {
     pub reason: Option<String>,
     /// Whether logins from before now get no token any more; true where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reject_older_logins: Option<bool>,
+    pub reject_older_sign_ins: Option<bool>,
     /// Whether only to tell how many users have tokens that are alive.
     #[serde(default)]
     pub dry_run: bool,

@@ -28,7 +28,7 @@ pub struct UserResponse {
     /// Since when the user is blocked.
     pub blocked_at: Option<DateTime<Utc>>,
     /// Logins from before this second get no token.
-    pub logins_valid_from: Option<DateTime<Utc>>,
+    pub sign_ins_valid_from: Option<DateTime<Utc>>,
     /// The oldest operation that is not finished.
     pub pending_operation: Option<Uuid>,
     /// When a token was last minted.
@@ -105,7 +105,7 @@ pub struct ChangeRequest {
     pub reason: Option<String>,
     /// Whether logins from before now get no token any more; true where not given. Only for a revocation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reject_older_logins: Option<bool>,
+    pub reject_older_sign_ins: Option<bool>,
 }
 
 /// A user after a change, and the work at ACS that it led to.

@@ -44,7 +44,7 @@ pub struct HeldTokenResponse {
     /// The address that request came from.
     pub client: Option<String>,
     /// The `jti` of the login behind it.
-    pub login_id: Option<String>,
+    pub sign_in_id: Option<String>,
     /// The `sid` of the login behind it.
     pub session_id: Option<String>,
 }

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 
 use super::{
     Error,
-    policy::{Grant, Words, scopes_of},
+    policy::{Grant, StringList, scopes_of},
 };
 use crate::domain::{scope::Scopes, token::Lifetime};
 
@@ -55,9 +55,9 @@ pub struct KeySettings {
     /// SHA-256 of the key, in hexadecimal.
     pub hash: String,
     /// What its holder may do.
-    pub roles: Words,
+    pub roles: StringList,
     /// The scopes that a minter may ask for.
-    pub scopes: Option<Words>,
+    pub scopes: Option<StringList>,
     /// The longest life of a token that a minter gets.
     #[serde(default = "default_max_lifetime")]
     pub max_lifetime: Lifetime,
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     fn operators(hash: &str, roles: &str, scopes: Option<&str>) -> Result<Operators, Vec<(String, String)>> {
-        let words = |text: &str| Words(text.split(',').map(str::to_owned).collect());
+        let words = |text: &str| StringList(text.split(',').map(str::to_owned).collect());
         let settings = KeySettings {
             hash: hash.to_owned(),
             roles: words(roles),

@@ -22,7 +22,7 @@ pub struct Policy(Vec<Grant>);
 pub struct Grant {
     /// Claims and the values of which one must be there; nothing means every login.
     #[serde(default)]
-    pub when: BTreeMap<String, Words>,
+    pub when: BTreeMap<String, StringList>,
     /// The scopes that may be asked for, and are given when none is asked for.
     #[serde(deserialize_with = "some_scopes")]
     pub scopes: Scopes,
@@ -77,24 +77,26 @@ impl<'de> Deserialize<'de> for Policy {
 
 /// One or several words: a list, or a text with commas as environment variables have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Words(pub Vec<String>);
+pub struct StringList(pub Vec<String>);
 
-impl<'de> Deserialize<'de> for Words {
+impl<'de> Deserialize<'de> for StringList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Words;
+            type Value = StringList;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a list of texts, or one text with commas")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Words, E> {
-                Ok(Words(text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<StringList, E> {
+                Ok(StringList(
+                    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+                ))
             }
 
-            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<Words, A::Error> {
-                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(Words)
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<StringList, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(StringList)
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -113,14 +115,14 @@ fn holds(claim: Option<&Value>, wanted: &[String]) -> bool {
 }
 
 fn some_scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scopes, D::Error> {
-    scopes_of(&Words::deserialize(deserializer)?).map_err(de::Error::custom)
+    scopes_of(&StringList::deserialize(deserializer)?).map_err(de::Error::custom)
 }
 
 /// Reads the scopes of a grant, of which there must be one at least.
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn scopes_of(words: &Words) -> Result<Scopes, String> {
+pub fn scopes_of(words: &StringList) -> Result<Scopes, String> {
     let parse = |word: &String| Scope::deserialize(de::value::StrDeserializer::<de::value::Error>::new(word));
     let scopes = words.0.iter().map(parse).collect::<Result<Scopes, _>>().map_err(|error| error.to_string())?;
     if scopes.is_empty() { Err("a grant needs at least one scope".to_owned()) } else { Ok(scopes) }

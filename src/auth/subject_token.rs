@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, IssuerSettings, LoginTime, Settings,
+    Error, IssuerSettings, Settings, SignInTime,
     claims::{self, Expected},
     discovery::Source,
     jose,
@@ -49,13 +49,13 @@ struct Issuer {
     audiences: Vec<String>,
     algorithms: Vec<Algorithm>,
     subject_claim: String,
-    login_time: LoginTime,
+    sign_in_time: SignInTime,
     policy: Policy,
     keys: KeyCache,
 }
 
 /// Types that a login may have; a logout token or a security event must never pass for one.
-const LOGIN_TYPES: &[&str] = &["JWT", "at+jwt"];
+const TOKEN_TYPES: &[&str] = &["JWT", "at+jwt"];
 
 impl Authenticator {
     /// Makes an authenticator that fetches keys through `http`.
@@ -76,7 +76,7 @@ impl Authenticator {
                 audiences: issuer.audience.0,
                 algorithms: issuer.algorithms.0,
                 subject_claim: issuer.subject_claim,
-                login_time: issuer.login_time,
+                sign_in_time: issuer.sign_in_time,
                 policy: issuer.policy,
                 keys: KeyCache::new(source, http.clone(), clock.clone(), settings.max_key_age),
             };
@@ -98,12 +98,12 @@ impl Authenticator {
         let unverified = Unverified::parse(token)?;
         let name = unverified.claimed_issuer().ok_or(jose::Error::Claim("iss"))?;
         let (name, issuer) = self.issuers.get_key_value(name).ok_or(Error::UnknownIssuer)?;
-        unverified.require_type(LOGIN_TYPES)?;
+        unverified.require_type(TOKEN_TYPES)?;
         let claims = unverified.verify(&issuer.keys, &issuer.algorithms).await?;
         let expected = Expected { issuer: name, audiences: &issuer.audiences, leeway: self.leeway };
         let now = self.clock.now();
         claims::check(&claims, expected, now)?;
-        let time = issuer.login_time.read(&claims)?;
+        let time = issuer.sign_in_time.read(&claims)?;
         if time > now + self.leeway {
             return Err(jose::Error::Claim("auth_time").into());
         }
@@ -135,7 +135,7 @@ impl Issuer {
     }
 }
 
-impl LoginTime {
+impl SignInTime {
     fn read(self, claims: &Map<String, Value>) -> Result<DateTime<Utc>, jose::Error> {
         let auth_time = || claims::time(claims, "auth_time");
         let iat = || claims::time(claims, "iat");

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 
 use super::{
-    remote::{Extent, Remote},
+    remote::{ListArgs, Remote},
     table,
 };
 use crate::{
@@ -31,7 +31,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "TIME")]
     until: Option<DateTime<Utc>>,
     #[command(flatten)]
-    extent: Extent,
+    extent: ListArgs,
     #[command(flatten)]
     remote: Remote,
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    remote::{Extent, Remote, Session, read},
+    remote::{ListArgs, Remote, Session, read},
     table,
 };
 use crate::{
@@ -32,7 +32,7 @@ pub(super) struct Options {
     #[arg(long, value_parser = ["pending", "completed"])]
     state: Option<String>,
     #[command(flatten)]
-    extent: Extent,
+    extent: ListArgs,
     #[command(flatten)]
     remote: Remote,
 }

@@ -48,7 +48,7 @@ pub(super) struct Remote {
 
 /// How much of a list.
 #[derive(Debug, Args)]
-pub(super) struct Extent {
+pub(super) struct ListArgs {
     /// How many at most; 100 where not given.
     #[arg(long, value_name = "N", conflicts_with = "all", value_parser = positive)]
     limit: Option<usize>,
@@ -121,7 +121,7 @@ impl Session {
         path: &str,
         member: &str,
         filter: &[(&str, Option<String>)],
-        extent: &Extent,
+        extent: &ListArgs,
     ) -> anyhow::Result<Value> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
@@ -158,7 +158,7 @@ impl Session {
     }
 }
 
-impl Extent {
+impl ListArgs {
     fn wanted(&self) -> Option<usize> {
         (!self.all).then(|| self.limit.unwrap_or(DEFAULT_LIMIT))
     }

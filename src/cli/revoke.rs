@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    remote::{Extent, Remote, Session, read},
+    remote::{ListArgs, Remote, Session, read},
     table,
 };
 use crate::{
@@ -31,7 +31,7 @@ const TELL: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(super) struct Options {
-    /// Everyone's.
+    /// GlobalState's.
     #[arg(long, conflicts_with_all = ["users", "file"], required_unless_present_any = ["users", "file"])]
     all: bool,
     /// The users, each `u_…` or `<issuer key>:<subject>`.
@@ -45,7 +45,7 @@ pub(super) struct Options {
     reason: Option<String>,
     /// Let logins from before now get new tokens.
     #[arg(long)]
-    keep_logins: bool,
+    keep_sign_ins: bool,
     /// Only tell how many users have tokens that are alive.
     #[arg(long)]
     dry_run: bool,
@@ -66,7 +66,7 @@ pub(super) struct ListOptions {
     #[arg(long, conflicts_with_all = ["limit", "all"])]
     id: Option<Uuid>,
     #[command(flatten)]
-    extent: Extent,
+    extent: ListArgs,
     #[command(flatten)]
     remote: Remote,
 }
@@ -83,7 +83,7 @@ pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Re
         users: (!options.all).then_some(users),
         all: options.all,
         reason: options.reason,
-        reject_older_logins: options.keep_logins.then_some(false),
+        reject_older_sign_ins: options.keep_sign_ins.then_some(false),
         dry_run: options.dry_run,
     };
     let session = options.remote.open(environment)?;

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    remote::{Extent, Remote, Session, read},
+    remote::{ListArgs, Remote, Session, read},
     table,
 };
 use crate::{
@@ -78,7 +78,7 @@ struct List {
     #[arg(long, value_parser = ["creating", "active", "deleting", "unbound"])]
     state: Option<String>,
     #[command(flatten)]
-    extent: Extent,
+    extent: ListArgs,
 }
 
 #[derive(Debug, Args)]
@@ -195,7 +195,7 @@ fn describe(user: &UserResponse) -> String {
         ("identity", table::or_nothing(user.communication_user_id.as_ref())),
         ("resource", table::or_nothing(user.resource.as_ref())),
         ("blocked since", table::or_nothing(user.blocked_at.map(table::time))),
-        ("logins valid from", table::or_nothing(user.logins_valid_from.map(table::time))),
+        ("sign-ins valid from", table::or_nothing(user.sign_ins_valid_from.map(table::time))),
         ("pending operation", table::or_nothing(user.pending_operation)),
         ("last token", table::or_nothing(user.last_minted_at.map(table::time))),
         ("created", table::time(user.created_at)),

@@ -50,17 +50,17 @@ impl Raw {
         for (name, rate) in [
             ("user", self.limits.user),
             ("self_revoke", self.limits.self_revoke),
-            ("failed_logins", self.limits.failed_logins),
+            ("failed_sign_ins", self.limits.failed_sign_ins),
         ] {
             if !rate.is_sound() {
                 found.add(format!("limits.{name}.per"), "must be longer");
             }
         }
-        if !self.budget.allow_all() {
-            found.add("budget", "every limit must be more than nothing");
+        if !self.quota.allow_all() {
+            found.add("quota", "every limit must be more than nothing");
         }
-        if self.tokens.patience.is_zero() || self.tokens.patience > self.server.request_timeout {
-            found.add("tokens.patience", "must be more than nothing and at most `server.request_timeout`");
+        if self.tokens.timeout.is_zero() || self.tokens.timeout > self.server.request_timeout {
+            found.add("tokens.timeout", "must be more than nothing and at most `server.request_timeout`");
         }
         if !(service::LEAST_REUSE_MARGIN..Lifetime::HOUR.duration()).contains(&self.tokens.reuse_margin) {
             let message = "must be at least 15 minutes, or clients that refresh ten minutes early would ask in a loop, and under an hour, \
@@ -83,7 +83,7 @@ impl Raw {
                 database: self.database,
                 acs: self.acs,
                 connection,
-                budget: self.budget,
+                quota: self.quota,
                 limits: self.limits,
                 tokens: self.tokens,
                 users: self.users,

@@ -24,9 +24,9 @@ pub struct Event {
     /// The operation that it concerned.
     pub operation: Option<Uuid>,
     /// The token that it concerned.
-    pub token: Option<TokenTrace>,
+    pub token: Option<TokenRecord>,
     /// The request that asked for it.
-    pub trace: Trace,
+    pub trace: RequestContext,
     /// What else is worth knowing; never a secret.
     pub detail: Option<Value>,
 }
@@ -34,20 +34,20 @@ pub struct Event {
 impl Event {
     /// Makes an event without an identity, an operation, a token or detail.
     #[must_use]
-    pub fn new(action: Action, actor: Actor, user: UserId, trace: Trace) -> Self {
+    pub fn new(action: Action, actor: Actor, user: UserId, trace: RequestContext) -> Self {
         Self { action, actor, user: Some(user), acs_id: None, operation: None, token: None, trace, detail: None }
     }
 
     /// Makes an event of something that was done to everyone.
     #[must_use]
-    pub fn of_everyone(action: Action, actor: Actor, trace: Trace) -> Self {
+    pub fn of_everyone(action: Action, actor: Actor, trace: RequestContext) -> Self {
         Self { action, actor, user: None, acs_id: None, operation: None, token: None, trace, detail: None }
     }
 }
 
 /// Where a request came from.
 #[derive(Clone, Debug, Default)]
-pub struct Trace {
+pub struct RequestContext {
     /// What the request is called in answers and logs.
     pub request_id: Option<String>,
     /// The address of whoever sent it, as far as trusted proxies tell.
@@ -56,7 +56,7 @@ pub struct Trace {
 
 /// What the trail keeps of a token: enough to recognise it, useless to use it.
 #[derive(Clone, Debug)]
-pub struct TokenTrace {
+pub struct TokenRecord {
     /// SHA-256 of the token in hexadecimal.
     pub fingerprint: String,
     /// Its scopes, canonical.
@@ -85,10 +85,10 @@ pub enum Action {
     TokenReused,
     /// Access was revoked.
     AccessRevoked,
-    /// Everyone's access was revoked.
-    EveryoneRevoked,
+    /// GlobalState's access was revoked.
+    GlobalRevocation,
     /// Logins from before the last revocation are good again.
-    OlderLoginsAllowed,
+    OlderSignInsAllowed,
     /// The user was blocked.
     UserBlocked,
     /// The block was lifted.
@@ -98,7 +98,7 @@ pub enum Action {
     /// ACS confirmed an operation.
     OperationCompleted,
     /// A mapping without identity was forgotten after its time.
-    UserForgotten,
+    UserPurged,
 }
 
 impl Action {
@@ -113,13 +113,13 @@ impl Action {
             Self::TokenMinted => "token_minted",
             Self::TokenReused => "token_reused",
             Self::AccessRevoked => "access_revoked",
-            Self::EveryoneRevoked => "everyone_revoked",
-            Self::OlderLoginsAllowed => "older_logins_allowed",
+            Self::GlobalRevocation => "global_revocation",
+            Self::OlderSignInsAllowed => "older_sign_ins_allowed",
             Self::UserBlocked => "user_blocked",
             Self::UserUnblocked => "user_unblocked",
             Self::UserDeleted => "user_deleted",
             Self::OperationCompleted => "operation_completed",
-            Self::UserForgotten => "user_forgotten",
+            Self::UserPurged => "user_purged",
         }
     }
 }

@@ -59,7 +59,7 @@ pub struct Operation {
     /// At which resource.
     pub resource: String,
     /// As part of which revocation of many.
-    pub batch: Option<Uuid>,
+    pub revocation: Option<Uuid>,
     /// Who asked for it.
     pub actor: Actor,
     /// Why.

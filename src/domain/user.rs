@@ -261,9 +261,9 @@ pub struct User {
     /// How often everyone was revoked.
     pub epoch: i64,
     /// Whether the last time is still to be carried over to this user.
-    pub is_behind: bool,
+    pub is_stale: bool,
     /// Logins from before this whole second get no token.
-    pub logins_valid_from: Option<DateTime<Utc>>,
+    pub sign_ins_valid_from: Option<DateTime<Utc>>,
     /// Until when the creator's claim is good.
     pub claimed_until: Option<DateTime<Utc>>,
     /// Whether an unfinished revocation holds issuing back.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     auth::{self, Role},
     domain::{
-        audit::{Actor, Trace},
+        audit::{Actor, RequestContext},
         user::UserRef,
     },
 };
@@ -71,15 +71,15 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Where a request came from.
-pub(super) struct Traced(pub(super) Trace);
+pub(super) struct Context(pub(super) RequestContext);
 
-impl<S: Sync> FromRequestParts<S> for Traced {
+impl<S: Sync> FromRequestParts<S> for Context {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.to_string());
         let client = parts.extensions.get::<ClientAddress>().and_then(|client| client.0);
-        Ok(Self(Trace { request_id, client }))
+        Ok(Self(RequestContext { request_id, client }))
     }
 }
 

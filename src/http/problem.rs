@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{acs::retry as upstream, auth, limit::Standing, service, store};
+use crate::{acs::retry as upstream, auth, limit::RateLimitStatus, service, store};
 
 /// What a caller is told to wait when nothing better is known.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ pub(super) enum Code {
     InvalidRequest,
     MissingCredentials,
     InvalidToken,
-    LoginSuperseded,
+    ReauthenticationRequired,
     ScopeNotAllowed,
     UserBlocked,
     Forbidden,
@@ -51,7 +51,9 @@ impl Code {
             Self::InvalidRequest => (S::BAD_REQUEST, "invalid_request", "The request is not valid"),
             Self::MissingCredentials => (S::UNAUTHORIZED, "missing_credentials", "A login is needed"),
             Self::InvalidToken => (S::UNAUTHORIZED, "invalid_token", "The login is not valid"),
-            Self::LoginSuperseded => (S::UNAUTHORIZED, "login_superseded", "The login is too old: sign in again"),
+            Self::ReauthenticationRequired => {
+                (S::UNAUTHORIZED, "reauthentication_required", "The login is too old: sign in again")
+            }
             Self::ScopeNotAllowed => (S::FORBIDDEN, "scope_not_allowed", "The scope is not allowed"),
             Self::UserBlocked => (S::FORBIDDEN, "user_blocked", "The user is blocked"),
             Self::Forbidden => (S::FORBIDDEN, "forbidden", "This is not allowed"),
@@ -90,7 +92,7 @@ pub(super) struct Problem {
     pub(super) detail: Option<Cow<'static, str>>,
     pub(super) retry_after: Option<Duration>,
     pub(super) challenge: Option<String>,
-    pub(super) standing: Option<Box<Standing>>,
+    pub(super) standing: Option<Box<RateLimitStatus>>,
     pub(super) cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -116,7 +118,7 @@ impl Problem {
         self
     }
 
-    pub(super) fn standing(mut self, standing: Standing) -> Self {
+    pub(super) fn standing(mut self, standing: RateLimitStatus) -> Self {
         self.standing = Some(Box::new(standing));
         self
     }
@@ -203,8 +205,8 @@ impl From<service::Error> for Problem {
                 .detail(format!("this login may not have the scope `{}`", scope.as_str()))
                 .cause(error),
             service::Error::UserBlocked => Self::new(Code::UserBlocked).cause(error),
-            service::Error::LoginSuperseded { max_age } => {
-                let mut problem = Self::new(Code::LoginSuperseded).cause(error);
+            service::Error::ReauthenticationRequired { max_age } => {
+                let mut problem = Self::new(Code::ReauthenticationRequired).cause(error);
                 // RFC 9470 section 3: tells clients to sign the user in anew instead of presenting a cached login again.
                 let max_age = max_age.as_secs();
                 problem.challenge =

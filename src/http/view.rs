@@ -9,7 +9,7 @@ use crate::{
         UserResponse,
     },
     domain::{audit::Actor, operation::Operation, user::User},
-    service::{Changed, Order, RevocationStatus},
+    service::{ChangeContext, ChangeOutcome, RevocationStatus},
     store::{AuditRow, HeldToken},
 };
 
@@ -25,7 +25,7 @@ pub(super) fn user(user: User) -> UserResponse {
         communication_user_id: user.acs_id.map(|id| id.as_str().to_owned()),
         resource: user.resource,
         blocked_at: user.blocked_at,
-        logins_valid_from: user.logins_valid_from,
+        sign_ins_valid_from: user.sign_ins_valid_from,
         pending_operation: user.pending_operation,
         last_minted_at: user.last_minted_at,
         created_at: user.created_at,
@@ -52,7 +52,7 @@ pub(super) fn operation(operation: Operation) -> OperationResponse {
 }
 
 /// 200 when it is done at ACS, 202 when it was accepted and is being retried.
-pub(super) fn changed(changed: Changed) -> (StatusCode, Json<ChangeResponse>) {
+pub(super) fn changed(changed: ChangeOutcome) -> (StatusCode, Json<ChangeResponse>) {
     let is_pending = changed.operation.as_ref().is_some_and(|operation| operation.completed_at.is_none());
     let status = if is_pending { StatusCode::ACCEPTED } else { StatusCode::OK };
     (status, Json(ChangeResponse { user: user(changed.user), operation: changed.operation.map(operation) }))
@@ -78,7 +78,7 @@ pub(super) fn revocation(status: RevocationStatus) -> RevocationResponse {
 
 /// What a revocation would do that nobody has accepted.
 pub(super) fn estimate(
-    order: &Order,
+    order: &ChangeContext,
     total: i64,
     unknown: Vec<String>,
     all: bool,
@@ -106,7 +106,7 @@ pub(super) fn audit_event(row: AuditRow) -> AuditEvent {
         action: row.action,
         actor_kind: row.actor_kind,
         actor: row.actor,
-        user: Some(row.user_id).filter(|user| !user.is_empty()),
+        user: row.user_id,
         communication_user_id: row.acs_id,
         operation: row.operation_id,
         request_id: row.request_id,
@@ -119,10 +119,10 @@ pub(super) fn audit_event(row: AuditRow) -> AuditEvent {
 }
 
 pub(super) fn held_token(token: HeldToken) -> HeldTokenResponse {
-    let of_login = |name: &str| token.detail.as_ref()?.0.get(name)?.as_str().map(str::to_owned);
+    let of_sign_in = |name: &str| token.detail.as_ref()?.0.get(name)?.as_str().map(str::to_owned);
     HeldTokenResponse {
-        login_id: of_login("jti"),
-        session_id: of_login("sid"),
+        sign_in_id: of_sign_in("jti"),
+        session_id: of_sign_in("sid"),
         fingerprint: token.token_fingerprint,
         scopes: token.token_scopes,
         issued_at: token.at,

@@ -19,7 +19,7 @@ impl Service {
                 break;
             }
         }
-        while self.store.forget_tokens(now).await? > 0 {}
+        while self.store.delete_expired_tokens(now).await? > 0 {}
         self.store.purge_idempotency_keys(now).await?;
         let mut events = 0;
         while let Some(retention) = audit_retention {

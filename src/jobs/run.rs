@@ -12,11 +12,11 @@ use uuid::Uuid;
 use crate::{
     acs::{
         self,
-        quota::{Call, Haste},
+        quota::{Call, Priority},
         retry::{self as upstream, had_no_effect},
     },
     domain::{
-        audit::{Action, Actor, Event, Trace},
+        audit::{Action, Actor, Event, RequestContext},
         operation::{Kind, Lease, Operation},
         user::UserId,
     },
@@ -27,14 +27,14 @@ use crate::{
 /// How much longer than its call an attempt's lease is good.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// How long an attempt waits for room in the budget: less than its lease's margin.
-const BUDGET_PATIENCE: Duration = Duration::from_secs(2);
+const QUOTA_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pauses between attempts, at least and at most.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a wait for an attempt that somebody else makes is at least.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// How often a request that meets a hold may pull its user's operation forward.
-pub(crate) const PULL_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const EXPEDITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When an attempt is made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::Store`] when the database does not answer.
-    pub async fn settle_due(&self, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
+    pub async fn run_due(&self, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
         let now = self.clock.now();
         let due = self.store.due_operations(now, i64::try_from(at_once).unwrap_or(i64::MAX)).await?;
         let attempts = due.into_iter().map(|id| self.try_once(id, Pull::WhenDue));
@@ -76,9 +76,9 @@ impl Service {
     }
 
     /// Tries the unfinished operation of a user whom it holds back, unless somebody else just did.
-    pub(crate) async fn pull_forward(&self, user: &UserId) -> Result<(), Error> {
+    pub(crate) async fn expedite(&self, user: &UserId) -> Result<(), Error> {
         let now = self.clock.now();
-        if let Some(id) = self.store.open_operation_of(user, now, now - PULL_PAUSE).await? {
+        if let Some(id) = self.store.open_operation_of(user, now, now - EXPEDITE_INTERVAL).await? {
             self.try_once(id, Pull::Early).await?;
         }
         Ok(())
@@ -87,16 +87,16 @@ impl Service {
     /// Follows an operation that was just accepted, its first attempt leased, until it is complete or patience ends.
     ///
     /// The first call goes out at once: it ends most tokens. Where it comes too early to count, another follows.
-    pub(crate) async fn settle_accepted(
+    pub(crate) async fn run_accepted(
         &self,
         operation: Operation,
         lease: Lease,
         deadline: Instant,
     ) -> Result<(), Error> {
         if self.clock.now() >= operation.not_before {
-            self.attempt(&operation, lease, Haste::Now).await?;
+            self.attempt(&operation, lease, Priority::Interactive).await?;
         } else {
-            let outcome = self.call(&operation, lease, Haste::Now).await;
+            let outcome = self.call(&operation, lease, Priority::Interactive).await;
             let may_act = matches!(outcome, Outcome::Failed { may_act: true, .. });
             let failure = Failure { next_attempt_at: operation.not_before, not_before: None, error: None, may_act };
             self.store.back_off(operation.id, lease, &failure).await?;
@@ -120,13 +120,14 @@ impl Service {
         let early = pull == Pull::Early;
         let Some(operation) = self.store.lease_operation(id, lease, early, now).await? else { return Ok(()) };
         // One of many has time, unless its user waits for it.
-        let haste = if operation.batch.is_some() && !early { Haste::InItsTime } else { Haste::Now };
-        self.attempt(&operation, lease, haste).await
+        let priority =
+            if operation.revocation.is_some() && !early { Priority::Background } else { Priority::Interactive };
+        self.attempt(&operation, lease, priority).await
     }
 
     /// Makes a leased attempt whose call counts.
-    async fn attempt(&self, operation: &Operation, lease: Lease, haste: Haste) -> Result<(), Error> {
-        let (error, may_act) = match self.call(operation, lease, haste).await {
+    async fn attempt(&self, operation: &Operation, lease: Lease, priority: Priority) -> Result<(), Error> {
+        let (error, may_act) = match self.call(operation, lease, priority).await {
             Outcome::Confirmed => return self.complete(operation).await,
             Outcome::Failed { error, may_act } => (error, may_act),
             Outcome::NotSent { retry_after } => {
@@ -161,7 +162,7 @@ impl Service {
         Ok(())
     }
 
-    async fn call(&self, operation: &Operation, lease: Lease, haste: Haste) -> Outcome {
+    async fn call(&self, operation: &Operation, lease: Lease, priority: Priority) -> Outcome {
         if operation.resource != self.upstream.resource() {
             // The settings name another resource now: its answers say nothing about this operation.
             return Outcome::Failed { error: acs::Error::NotOwned, may_act: false };
@@ -170,7 +171,7 @@ impl Service {
             Kind::Revoke => Call::Revoke,
             Kind::Delete | Kind::Discard => Call::Delete,
         };
-        let _right = match self.upstream.reserve(call, haste, Instant::now() + BUDGET_PATIENCE).await {
+        let _right = match self.upstream.reserve(call, priority, Instant::now() + QUOTA_TIMEOUT).await {
             Ok(right) => right,
             Err(upstream::Error::Throttled { retry_after }) => return Outcome::NotSent { retry_after },
             Err(_) => return Outcome::NotSent { retry_after: SHORTEST_PAUSE },
@@ -207,7 +208,7 @@ impl Service {
             Kind::Revoke => {
                 // ACS reckons in whole seconds: a token of the second of the revocation may be dead.
                 let stray_until =
-                    last_attempt_at.filter(|_| strays > 0).map(|at| at + self.settings.stray + CLOCK_MARGIN);
+                    last_attempt_at.filter(|_| strays > 0).map(|at| at + self.max_call_age + CLOCK_MARGIN);
                 tx.hold(&operation.user, now + CLOCK_MARGIN, stray_until).await?;
             }
             Kind::Delete => tx.unbind(&operation.user, &operation.acs_id, now).await?,
@@ -216,7 +217,7 @@ impl Service {
         let event = Event {
             acs_id: Some(operation.acs_id.clone()),
             operation: Some(operation.id),
-            ..Event::new(Action::OperationCompleted, Actor::Worker, operation.user.clone(), Trace::default())
+            ..Event::new(Action::OperationCompleted, Actor::Worker, operation.user.clone(), RequestContext::default())
         };
         tx.append_audit(&event, now).await?;
         tx.commit().await?;

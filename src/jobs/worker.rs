@@ -32,7 +32,7 @@ const PURGE_INTERVAL: Duration = Duration::from_mins(10);
 
 /// Does what is due, and tells when the next thing is.
 async fn work(service: &Service, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
-    let due = service.settle_due(at_once).await?;
+    let due = service.run_due(at_once).await?;
     if service.advance_revocations().await? { Ok(Some(service.now())) } else { Ok(due) }
 }
 

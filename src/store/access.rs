@@ -1,6 +1,6 @@
 //! Fences: the one write behind revoke, block and delete, on a mapping that is locked.
 //!
-//! The lock comes first, then the row with its kept tokens, then the operation: whoever mints or binds meanwhile waits for
+//! The lock comes first, then the row with its cached tokens, then the operation: whoever mints or binds meanwhile waits for
 //! the row and finds another generation.
 
 use chrono::{DateTime, Utc};
@@ -9,21 +9,21 @@ use super::{Error, Tx, execute, on_tx};
 use crate::domain::user::{State, User};
 
 const WRITE: &str = "
-    UPDATE users SET generation = generation + 1, updated_at = $1, logins_valid_from = $2, blocked_at = $3,
-           block_reason = COALESCE($4, block_reason), state = $5, kept_tokens = NULL, kept_until = NULL, epoch = $8,
+    UPDATE users SET generation = generation + 1, updated_at = $1, sign_ins_valid_from = $2, blocked_at = $3,
+           block_reason = COALESCE($4, block_reason), state = $5, cached_tokens = NULL, cached_until_day = NULL, epoch = $8,
            claim_id = CASE WHEN $6 THEN NULL ELSE claim_id END,
            claimed_until = CASE WHEN $6 THEN NULL ELSE claimed_until END
     WHERE id = $7";
 
 const UNBLOCK: &str = "UPDATE users SET blocked_at = NULL, block_reason = NULL, updated_at = $1 WHERE id = $2";
 
-const ALLOW_OLDER_LOGINS: &str = "UPDATE users SET logins_valid_from = NULL, updated_at = $1 WHERE id = $2";
+const ALLOW_OLDER_SIGN_INS: &str = "UPDATE users SET sign_ins_valid_from = NULL, updated_at = $1 WHERE id = $2";
 
 /// What a mapping is after its fence.
 #[derive(Clone, Debug)]
 pub struct Fence<'a> {
     /// Logins from before this whole second get no token.
-    pub logins_valid_from: Option<DateTime<Utc>>,
+    pub sign_ins_valid_from: Option<DateTime<Utc>>,
     /// Since when the user is blocked.
     pub blocked_at: Option<DateTime<Utc>>,
     /// Why the user is blocked.
@@ -44,7 +44,7 @@ impl Tx {
             self,
             sqlx::query(WRITE)
                 .bind(now)
-                .bind(fence.logins_valid_from)
+                .bind(fence.sign_ins_valid_from)
                 .bind(fence.blocked_at)
                 .bind(fence.block_reason)
                 .bind(fence.state.as_str())
@@ -59,8 +59,8 @@ impl Tx {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn allow_older_logins(&mut self, user: &User, now: DateTime<Utc>) -> Result<(), Error> {
-        execute!(self, sqlx::query(ALLOW_OLDER_LOGINS).bind(now).bind(user.id.as_str()))?;
+    pub async fn allow_older_sign_ins(&mut self, user: &User, now: DateTime<Utc>) -> Result<(), Error> {
+        execute!(self, sqlx::query(ALLOW_OLDER_SIGN_INS).bind(now).bind(user.id.as_str()))?;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ macro_rules! append {
             .bind(event.action.as_str())
             .bind(event.actor.kind())
             .bind(event.actor.name())
-            .bind(event.user.as_ref().map_or("", $crate::domain::user::UserId::as_str))
+            .bind(event.user.as_ref().map($crate::domain::user::UserId::as_str))
             .bind(event.acs_id.as_ref().map($crate::domain::user::AcsId::as_str))
             .bind(event.trace.request_id.as_deref())
             .bind($crate::store::audit::client(event))
@@ -98,8 +98,8 @@ pub struct AuditRow {
     pub actor_kind: String,
     /// Which one.
     pub actor: String,
-    /// To whom; empty for everyone.
-    pub user_id: String,
+    /// To whom; none where all users are concerned.
+    pub user_id: Option<String>,
     /// The identity concerned.
     pub acs_id: Option<String>,
     /// The request.

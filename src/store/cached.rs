@@ -15,11 +15,11 @@ use crate::domain::user::{AcsId, AppUser, UserId};
 macro_rules! reusable {
     ($user:literal) => {
         concat!(
-            "SELECT id, acs_id, generation + epoch AS generation, logins_valid_from, kept_tokens FROM users
+            "SELECT id, acs_id, generation + epoch AS generation, sign_ins_valid_from, cached_tokens FROM users
              WHERE ",
             $user,
-            " AND kept_tokens IS NOT NULL AND state = 'active' AND blocked_at IS NULL
-              AND epoch = (SELECT e.epoch FROM everyone e)
+            " AND cached_tokens IS NOT NULL AND state = 'active' AND blocked_at IS NULL
+              AND epoch = (SELECT e.epoch FROM global_state e)
               AND (held_until IS NULL OR held_until <= $1)
               AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.user_id = users.id AND o.completed_at IS NULL)"
         )
@@ -36,7 +36,7 @@ const READ_MANY: &str = concat!(
     " LIMIT 1) AS found"
 );
 
-/// A user whose kept tokens may be handed out, as far as the database can tell.
+/// A user whose cached tokens may be handed out, as far as the database can tell.
 #[derive(Clone, Debug)]
 pub struct Reusable {
     /// Our id.
@@ -46,17 +46,17 @@ pub struct Reusable {
     /// The generation.
     pub generation: i64,
     /// Logins from before this whole second get no token.
-    pub logins_valid_from: Option<DateTime<Utc>>,
+    pub sign_ins_valid_from: Option<DateTime<Utc>>,
     /// The tokens, sealed.
     pub kept: Vec<u8>,
 }
 
-/// Finds kept tokens.
+/// Finds cached tokens.
 #[derive(Debug)]
-pub struct Reader(Gatherer<Wanted, Option<Row>>);
+pub struct Reader(Gatherer<TokenParams, Option<Row>>);
 
 #[derive(Debug)]
-struct Wanted {
+struct TokenParams {
     user: AppUser,
     now: DateTime<Utc>,
 }
@@ -69,8 +69,8 @@ struct Placed {
     id: String,
     acs_id: String,
     generation: i64,
-    logins_valid_from: Option<DateTime<Utc>>,
-    kept_tokens: Vec<u8>,
+    sign_ins_valid_from: Option<DateTime<Utc>>,
+    cached_tokens: Vec<u8>,
 }
 
 impl Reader {
@@ -80,22 +80,22 @@ impl Reader {
         Self(Gatherer::start(store))
     }
 
-    /// Finds the kept tokens of a user of whom nothing stands in the way; this read is the authorisation.
+    /// Finds the cached tokens of a user of whom nothing stands in the way; this read is the authorisation.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer, [`Error::Corrupt`] when the row cannot be read.
     pub async fn find_reusable(&self, user: AppUser, now: DateTime<Utc>) -> Result<Option<Reusable>, Arc<Error>> {
-        let row = self.0.ask(Wanted { user, now }).await?;
+        let row = self.0.ask(TokenParams { user, now }).await?;
         row.map(Reusable::try_from).transpose().map_err(Arc::new)
     }
 }
 
 /// The earliest of the times is the strictest for all.
-fn now(wanted: &[Wanted]) -> Option<DateTime<Utc>> {
+fn now(wanted: &[TokenParams]) -> Option<DateTime<Utc>> {
     wanted.iter().map(|wanted| wanted.now).min()
 }
 
-impl Ask<Postgres> for Wanted {
+impl Ask<Postgres> for TokenParams {
     type Answer = Option<Row>;
 
     async fn ask(connection: &mut PgConnection, wanted: &[Self]) -> Result<Vec<Option<Row>>, sqlx::Error> {
@@ -111,13 +111,13 @@ impl Ask<Postgres> for Wanted {
         for row in found {
             let place = usize::try_from(row.place - 1).ok().and_then(|place| rows.get_mut(place));
             *place.ok_or(sqlx::Error::RowNotFound)? =
-                Some((row.id, row.acs_id, row.generation, row.logins_valid_from, row.kept_tokens));
+                Some((row.id, row.acs_id, row.generation, row.sign_ins_valid_from, row.cached_tokens));
         }
         Ok(rows)
     }
 }
 
-impl Ask<Sqlite> for Wanted {
+impl Ask<Sqlite> for TokenParams {
     type Answer = Option<Row>;
 
     /// One after the other: a statement costs no round trip here.
@@ -134,13 +134,13 @@ impl Ask<Sqlite> for Wanted {
 impl TryFrom<Row> for Reusable {
     type Error = Error;
 
-    fn try_from((id, acs_id, generation, logins_valid_from, kept): Row) -> Result<Self, Error> {
+    fn try_from((id, acs_id, generation, sign_ins_valid_from, kept): Row) -> Result<Self, Error> {
         let corrupt = |column| Error::Corrupt { table: "users", column, row: id.clone() };
         Ok(Self {
             user: UserId::parse(&id).map_err(|_| corrupt("id"))?,
             acs_id: AcsId::parse(&acs_id).map_err(|_| corrupt("acs_id"))?,
             generation,
-            logins_valid_from,
+            sign_ins_valid_from,
             kept,
         })
     }

@@ -8,22 +8,22 @@ use chrono::{DateTime, Utc};
 use super::{Error, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::user::{User, UserId};
 
-const READ: &str = "SELECT epoch, logins_valid_from FROM everyone WHERE id = 1";
+const READ: &str = "SELECT epoch, sign_ins_valid_from FROM global_state WHERE id = 1";
 
-const LOCK_POSTGRES: &str = "SELECT epoch FROM everyone WHERE id = 1 FOR SHARE";
-const LOCK_SQLITE: &str = "SELECT epoch FROM everyone WHERE id = 1";
+const LOCK_POSTGRES: &str = "SELECT epoch FROM global_state WHERE id = 1 FOR SHARE";
+const LOCK_SQLITE: &str = "SELECT epoch FROM global_state WHERE id = 1";
 
 /// Waits for those who hold a share of the row, and keeps newcomers back meanwhile: shares of a row alone would let them
 /// pass for ever.
-const LOCK_ALL: &str = "LOCK TABLE everyone IN EXCLUSIVE MODE";
+const LOCK_ALL: &str = "LOCK TABLE global_state IN EXCLUSIVE MODE";
 
 const STEP: &str = "
-    UPDATE everyone SET epoch = epoch + 1,
-           logins_valid_from = CASE WHEN $1 IS NULL OR logins_valid_from > $1 THEN logins_valid_from ELSE $1 END
+    UPDATE global_state SET epoch = epoch + 1,
+           sign_ins_valid_from = CASE WHEN $1 IS NULL OR sign_ins_valid_from > $1 THEN sign_ins_valid_from ELSE $1 END
     WHERE id = 1 RETURNING epoch";
 
-const CATCH_UP: &str = "
-    UPDATE users SET epoch = $1, logins_valid_from = $2, kept_tokens = NULL, kept_until = NULL, updated_at = $3
+const APPLY_GLOBAL: &str = "
+    UPDATE users SET epoch = $1, sign_ins_valid_from = $2, cached_tokens = NULL, cached_until_day = NULL, updated_at = $3
     WHERE id = $4";
 
 const BEHIND: &str = "
@@ -34,11 +34,11 @@ const COUNT_LIVE: &str = "SELECT COUNT(*) FROM users WHERE state = 'active' AND 
 
 /// What was done to everyone.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
-pub struct Everyone {
+pub struct GlobalState {
     /// How often everyone was revoked.
     pub epoch: i64,
     /// Logins from before this whole second get no token.
-    pub logins_valid_from: Option<DateTime<Utc>>,
+    pub sign_ins_valid_from: Option<DateTime<Utc>>,
 }
 
 impl Store {
@@ -46,7 +46,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn everyone(&self) -> Result<Everyone, Error> {
+    pub async fn global_state(&self) -> Result<GlobalState, Error> {
         Ok(on_pool!(self, |db| sqlx::query_as(READ).fetch_one(db).await)?)
     }
 
@@ -92,20 +92,20 @@ impl Tx {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn step_epoch(&mut self, logins_valid_from: Option<DateTime<Utc>>) -> Result<i64, Error> {
+    pub async fn step_epoch(&mut self, sign_ins_valid_from: Option<DateTime<Utc>>) -> Result<i64, Error> {
         if let Self::Postgres(tx) = self {
             sqlx::query(LOCK_ALL).execute(&mut **tx).await?;
         }
-        Ok(on_tx!(self, |db| sqlx::query_scalar(STEP).bind(logins_valid_from).fetch_one(db).await)?)
+        Ok(on_tx!(self, |db| sqlx::query_scalar(STEP).bind(sign_ins_valid_from).fetch_one(db).await)?)
     }
 
     /// Carries over to a locked user what was done to everyone when the user was read.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn catch_up(&mut self, user: &User, now: DateTime<Utc>) -> Result<(), Error> {
-        let (epoch, since) = (user.epoch, user.logins_valid_from);
-        execute!(self, sqlx::query(CATCH_UP).bind(epoch).bind(since).bind(now).bind(user.id.as_str()))?;
+    pub async fn apply_global(&mut self, user: &User, now: DateTime<Utc>) -> Result<(), Error> {
+        let (epoch, since) = (user.epoch, user.sign_ins_valid_from);
+        execute!(self, sqlx::query(APPLY_GLOBAL).bind(epoch).bind(since).bind(now).bind(user.id.as_str()))?;
         Ok(())
     }
 }

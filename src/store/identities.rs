@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, Everyone, KeptTokens, NewOperation, Store, Tx, execute, on_pool, on_tx};
+use super::{CachedTokens, Error, GlobalState, NewOperation, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{
     audit::{Action, Event},
     operation::Kind,
@@ -18,14 +18,14 @@ use crate::domain::{
 
 const CLAIM_NEW: &str = "
     INSERT INTO users (id, issuer_key, subject, state, generation, claim_id, claimed_until, created_at, updated_at, epoch,
-                       logins_valid_from)
+                       sign_ins_valid_from)
     VALUES ($1, $2, $3, 'creating', 0, $4, $5, $6, $6, $7, $8)
     ON CONFLICT (issuer_key, subject) DO NOTHING";
 
 /// Both forms of a later claim: over a mapping without identity, and over a claim that ran out.
 const CLAIM_AGAIN: &str = "
     UPDATE users SET state = 'creating', claim_id = $1, claimed_until = $2, updated_at = $3
-    WHERE id = $4 AND generation + (SELECT e.epoch FROM everyone e) = $5 AND blocked_at IS NULL AND state = $6
+    WHERE id = $4 AND generation + (SELECT e.epoch FROM global_state e) = $5 AND blocked_at IS NULL AND state = $6
       AND (claimed_until IS NULL OR claimed_until < $3)";
 
 const BIND: &str = "
@@ -39,7 +39,7 @@ const RELEASE: &str = "
     WHERE id = $2 AND state = 'creating' AND claim_id = $3";
 
 /// The first token of an identity, in the transaction that bound it.
-const KEEP: &str = "UPDATE users SET kept_tokens = $1, kept_until = $2 WHERE id = $3";
+const KEEP: &str = "UPDATE users SET cached_tokens = $1, cached_until_day = $2 WHERE id = $3";
 
 const IMPORT: &str = "
     UPDATE users SET state = 'active', acs_id = $1, resource = $2, updated_at = $3, tokens_expire_at = $5
@@ -104,7 +104,7 @@ impl Store {
     pub async fn claim_new(
         &self,
         app_user: &AppUser,
-        everyone: Everyone,
+        everyone: GlobalState,
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<Option<Claim>, Error> {
@@ -118,7 +118,7 @@ impl Store {
                 .bind(until)
                 .bind(now)
                 .bind(everyone.epoch)
-                .bind(everyone.logins_valid_from)
+                .bind(everyone.sign_ins_valid_from)
                 .execute(db)
                 .await
                 .map(|done| done.rows_affected())
@@ -174,7 +174,7 @@ impl Store {
         resource: &str,
         acs_id: &AcsId,
         about: &Event,
-        kept: Option<&KeptTokens>,
+        kept: Option<&CachedTokens>,
         now: DateTime<Utc>,
     ) -> Result<Bound, Error> {
         let token = about.token.as_ref();
@@ -215,7 +215,7 @@ impl Store {
                 user: &claim.user,
                 acs_id,
                 resource,
-                batch: None,
+                revocation: None,
                 actor: &about.actor,
                 reason: None,
                 request_id: about.trace.request_id.as_deref(),

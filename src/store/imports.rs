@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Error, Tx, identities::LONGEST_LIFE};
 use crate::domain::{
-    audit::{Action, Actor, Event, Trace},
+    audit::{Action, Actor, Event, RequestContext},
     user::{AcsId, AppUser, UserId},
 };
 
@@ -23,16 +23,16 @@ const IS_IMPORTED: &str =
 /// In the order of the users, so that no two imports wait for each other's rows.
 const INSERT_MANY: &str = "
     INSERT INTO users (id, issuer_key, subject, acs_id, resource, state, generation, created_at, updated_at,
-                       tokens_expire_at, epoch, logins_valid_from)
-    SELECT w.id, w.issuer_key, w.subject, w.acs_id, $5, 'active', 0, $6, $6, $7, e.epoch, e.logins_valid_from
-    FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[]) AS w (id, issuer_key, subject, acs_id), everyone e
+                       tokens_expire_at, epoch, sign_ins_valid_from)
+    SELECT w.id, w.issuer_key, w.subject, w.acs_id, $5, 'active', 0, $6, $6, $7, e.epoch, e.sign_ins_valid_from
+    FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[]) AS w (id, issuer_key, subject, acs_id), global_state e
     ORDER BY w.issuer_key, w.subject
     ON CONFLICT DO NOTHING RETURNING id";
 
 const INSERT: &str = "
     INSERT INTO users (id, issuer_key, subject, acs_id, resource, state, generation, created_at, updated_at,
-                       tokens_expire_at, epoch, logins_valid_from)
-    SELECT $1, $2, $3, $4, $5, 'active', 0, $6, $6, $7, e.epoch, e.logins_valid_from FROM everyone e WHERE e.id = 1
+                       tokens_expire_at, epoch, sign_ins_valid_from)
+    SELECT $1, $2, $3, $4, $5, 'active', 0, $6, $6, $7, e.epoch, e.sign_ins_valid_from FROM global_state e WHERE e.id = 1
     ON CONFLICT DO NOTHING";
 
 /// After the insert, as for a single import: a deletion writes its operation before it frees the identity.
@@ -87,7 +87,7 @@ impl Tx {
         lines: &[(AppUser, AcsId)],
         resource: &str,
         actor: &Actor,
-        trace: &Trace,
+        trace: &RequestContext,
         now: DateTime<Utc>,
     ) -> Result<Vec<bool>, Error> {
         let ids: Vec<_> = lines.iter().map(|_| UserId::random()).collect();
@@ -126,7 +126,7 @@ impl Tx {
         ids: &[UserId],
         made: &[bool],
         actor: &Actor,
-        trace: &Trace,
+        trace: &RequestContext,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let of_made = ids.iter().zip(lines).zip(made).filter(|(_, made)| **made);

@@ -13,7 +13,7 @@ use crate::domain::{
 macro_rules! select_operation {
     ($rest:literal) => {
         concat!(
-            "SELECT id, kind, user_id, acs_id, resource, batch, actor_kind, actor, reason, not_before, next_attempt_at, attempts,
+            "SELECT id, kind, user_id, acs_id, resource, revocation, actor_kind, actor, reason, not_before, next_attempt_at, attempts,
                     last_attempt_at, last_error, created_at, completed_at FROM operations ",
             $rest
         )
@@ -29,42 +29,42 @@ const FIND_OPEN_DELETION: &str =
     select_operation!("WHERE user_id = $1 AND kind = 'delete' AND completed_at IS NULL ORDER BY id DESC LIMIT 1");
 
 const INSERT: &str = "
-    INSERT INTO operations (id, kind, user_id, acs_id, resource, batch, actor_kind, actor, reason, request_id, not_before,
-                            next_attempt_at, attempts, unanswered, last_attempt_at, claimed_by, claimed_until, created_at)
+    INSERT INTO operations (id, kind, user_id, acs_id, resource, revocation, actor_kind, actor, reason, request_id, not_before,
+                            next_attempt_at, attempts, unanswered, last_attempt_at, leased_by, leased_until, created_at)
     VALUES ($1, $2, $3, $4, $5, $17, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16)";
 
 const DUE: &str = "
     SELECT id FROM operations
     WHERE completed_at IS NULL AND next_attempt_at <= $1 AND not_before <= $1
-      AND (claimed_until IS NULL OR claimed_until < $1)
+      AND (leased_until IS NULL OR leased_until < $1)
     ORDER BY next_attempt_at LIMIT $2";
 
 /// What may be pulled forward: tried by nobody now, and not a moment ago.
 const OPEN_OF_USER: &str = "
     SELECT id FROM operations
     WHERE user_id = $1 AND completed_at IS NULL AND not_before <= $2
-      AND (claimed_until IS NULL OR claimed_until < $2) AND (last_attempt_at IS NULL OR last_attempt_at <= $3)
+      AND (leased_until IS NULL OR leased_until < $2) AND (last_attempt_at IS NULL OR last_attempt_at <= $3)
     ORDER BY id LIMIT 1";
 
 const NEXT_DUE: &str = "
     SELECT MIN(CASE WHEN next_attempt_at > not_before THEN next_attempt_at ELSE not_before END)
-    FROM operations WHERE completed_at IS NULL AND (claimed_until IS NULL OR claimed_until < $1)";
+    FROM operations WHERE completed_at IS NULL AND (leased_until IS NULL OR leased_until < $1)";
 
 const LEASE: &str = "
-    UPDATE operations SET claimed_by = $1, claimed_until = $2, attempts = attempts + 1, unanswered = unanswered + 1,
+    UPDATE operations SET leased_by = $1, leased_until = $2, attempts = attempts + 1, unanswered = unanswered + 1,
                           last_attempt_at = $3
     WHERE id = $4 AND completed_at IS NULL AND not_before <= $3 AND (next_attempt_at <= $3 OR $5)
-      AND (claimed_until IS NULL OR claimed_until < $3)";
+      AND (leased_until IS NULL OR leased_until < $3)";
 
 /// An attempt that ended without success: whether it may still act decides if it stays counted as unanswered.
 const BACK_OFF: &str = "
-    UPDATE operations SET claimed_by = NULL, claimed_until = NULL, next_attempt_at = $1, last_error = $2,
+    UPDATE operations SET leased_by = NULL, leased_until = NULL, next_attempt_at = $1, last_error = $2,
                           unanswered = unanswered - $3,
                           not_before = CASE WHEN $4 > not_before THEN $4 ELSE not_before END
-    WHERE id = $5 AND claimed_by = $6";
+    WHERE id = $5 AND leased_by = $6";
 
 const COMPLETE: &str = "
-    UPDATE operations SET completed_at = $1, claimed_by = NULL, claimed_until = NULL, last_error = NULL
+    UPDATE operations SET completed_at = $1, leased_by = NULL, leased_until = NULL, last_error = NULL
     WHERE id = $2 AND completed_at IS NULL RETURNING unanswered, last_attempt_at";
 
 const HOLD: &str = "
@@ -88,7 +88,7 @@ pub struct NewOperation<'a> {
     /// At which resource.
     pub resource: &'a str,
     /// As part of which revocation of many.
-    pub batch: Option<Uuid>,
+    pub revocation: Option<Uuid>,
     /// Who asked.
     pub actor: &'a Actor,
     /// Why.
@@ -261,7 +261,7 @@ impl Tx {
                 .bind(new.lease.map(|lease| lease.by))
                 .bind(new.lease.map(|lease| lease.until))
                 .bind(now)
-                .bind(new.batch)
+                .bind(new.revocation)
         )?;
         Ok(Operation {
             id,
@@ -269,7 +269,7 @@ impl Tx {
             user: new.user.clone(),
             acs_id: new.acs_id.clone(),
             resource: new.resource.to_owned(),
-            batch: new.batch,
+            revocation: new.revocation,
             actor: new.actor.clone(),
             reason: new.reason.map(str::to_owned),
             not_before: new.not_before,
@@ -326,7 +326,7 @@ struct Row {
     user_id: String,
     acs_id: String,
     resource: String,
-    batch: Option<Uuid>,
+    revocation: Option<Uuid>,
     actor_kind: String,
     actor: String,
     reason: Option<String>,
@@ -351,7 +351,7 @@ impl TryFrom<Row> for Operation {
             acs_id: AcsId::parse(&row.acs_id).map_err(|_| corrupt("acs_id"))?,
             actor: Actor::parse(&row.actor_kind, &row.actor).ok_or_else(|| corrupt("actor_kind"))?,
             resource: row.resource,
-            batch: row.batch,
+            revocation: row.revocation,
             reason: row.reason,
             not_before: row.not_before,
             next_attempt_at: row.next_attempt_at,

@@ -10,14 +10,14 @@ use uuid::Uuid;
 use super::{Error, Store, on_pool};
 use crate::acs::window::Window;
 
-const READ: &str = "SELECT version, spent, paused_until_ms FROM budget WHERE resource = $1 AND call = $2";
+const READ: &str = "SELECT version, spent, paused_until_ms FROM quota WHERE resource = $1 AND call = $2";
 
 const INSERT: &str = "
-    INSERT INTO budget (resource, call, version, spent, paused_until_ms) VALUES ($1, $2, $3, $4, $5)
+    INSERT INTO quota (resource, call, version, spent, paused_until_ms) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (resource, call) DO NOTHING";
 
 const UPDATE: &str = "
-    UPDATE budget SET version = $3, spent = $4, paused_until_ms = $5
+    UPDATE quota SET version = $3, spent = $4, paused_until_ms = $5
     WHERE resource = $1 AND call = $2 AND version = $6";
 
 /// Cells with what was spent in each.
@@ -25,7 +25,7 @@ type Cells = Vec<(i64, u32)>;
 
 /// A window as it was read.
 #[derive(Clone, Debug, Default)]
-pub struct BudgetRow {
+pub struct QuotaRow {
     /// Unique to each write; none where nothing was ever spent.
     pub version: Option<Uuid>,
     /// What was spent.
@@ -37,10 +37,10 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn read_budget(&self, resource: &str, call: &str) -> Result<BudgetRow, Error> {
+    pub async fn read_quota(&self, resource: &str, call: &str) -> Result<QuotaRow, Error> {
         let row: Option<(Uuid, Json<Cells>, i64)> =
             on_pool!(self, |db| sqlx::query_as(READ).bind(resource).bind(call).fetch_optional(db).await)?;
-        Ok(row.map_or_else(BudgetRow::default, |(version, Json(spent), paused_until_ms)| BudgetRow {
+        Ok(row.map_or_else(QuotaRow::default, |(version, Json(spent), paused_until_ms)| QuotaRow {
             version: Some(version),
             window: Window::new(spent, paused_until_ms),
         }))
@@ -50,13 +50,13 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn write_budget(
+    pub async fn write_quota(
         &self,
         resource: &str,
         call: &str,
         read: Option<Uuid>,
         window: Window,
-    ) -> Result<Option<BudgetRow>, Error> {
+    ) -> Result<Option<QuotaRow>, Error> {
         let version = Uuid::new_v4();
         let written = on_pool!(self, |db| {
             let query = sqlx::query(if read.is_some() { UPDATE } else { INSERT })
@@ -68,6 +68,6 @@ impl Store {
             let query = if let Some(read) = read { query.bind(read) } else { query };
             query.execute(db).await.map(|done| done.rows_affected())
         })?;
-        Ok((written == 1).then_some(BudgetRow { version: Some(version), window }))
+        Ok((written == 1).then_some(QuotaRow { version: Some(version), window }))
     }
 }

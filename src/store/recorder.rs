@@ -2,7 +2,7 @@
 //!
 //! The condition sits on an `UPDATE users`, which takes the row lock: under READ COMMITTED a condition in an
 //! `INSERT … SELECT` would not be one (docs of Postgres, "Read Committed Isolation Level").
-//! The generation is the one that was *read* with the login check. Everyone's part of it is read under a lock, which whoever
+//! The generation is the one that was *read* with the login check. GlobalState's part of it is read under a lock, which whoever
 //! revokes everyone waits for: so no mint commits after that with what it read before.
 //! A user's mints that meet in one statement are recorded one after the other: it would touch the row only once.
 
@@ -14,12 +14,12 @@ use sqlx::{Connection, PgConnection, Postgres, Sqlite, SqliteConnection, types::
 use uuid::Uuid;
 
 use super::{
-    Error, KeptTokens, Store,
+    CachedTokens, Error, Store,
     audit::{append, client},
     batch::{Ask, Gatherer},
 };
 use crate::domain::{
-    audit::{Event, TokenTrace},
+    audit::{Event, TokenRecord},
     user::{AcsId, User, UserId},
 };
 
@@ -30,9 +30,9 @@ macro_rules! record {
         concat!(
             "UPDATE users SET last_minted_at = CASE WHEN last_minted_at > ", $now, " THEN last_minted_at ELSE ", $now, " END,
                 tokens_expire_at = CASE WHEN tokens_expire_at > ", $expires, " THEN tokens_expire_at ELSE ", $expires, " END,
-                kept_tokens = COALESCE(", $kept, ", kept_tokens), kept_until = COALESCE(", $day, ", kept_until) ",
+                cached_tokens = COALESCE(", $kept, ", cached_tokens), cached_until_day = COALESCE(", $day, ", cached_until_day) ",
             $from,
-            " WHERE users.id = ", $id, " AND generation + (SELECT e.epoch FROM everyone e", $lock, ") = ", $generation,
+            " WHERE users.id = ", $id, " AND generation + (SELECT e.epoch FROM global_state e", $lock, ") = ", $generation,
             " AND acs_id = ", $acs_id, "
                 AND state = 'active' AND blocked_at IS NULL AND (held_until IS NULL OR held_until <= ", $now, ")
                 AND NOT EXISTS (
@@ -64,7 +64,7 @@ macro_rules! bind_mint {
             .bind($mint.generation)
             .bind($mint.acs_id.as_str())
             .bind($mint.kept.as_ref().map(|kept| kept.sealed.as_slice()))
-            .bind($mint.kept.as_ref().map(KeptTokens::last_day))
+            .bind($mint.kept.as_ref().map(CachedTokens::last_day))
     };
 }
 
@@ -108,9 +108,9 @@ pub struct Mint {
     user: UserId,
     generation: i64,
     acs_id: AcsId,
-    token: TokenTrace,
+    token: TokenRecord,
     event: Event,
-    kept: Option<KeptTokens>,
+    kept: Option<CachedTokens>,
     now: DateTime<Utc>,
 }
 
@@ -130,9 +130,9 @@ impl Recorder {
         &self,
         read: &User,
         acs_id: &AcsId,
-        token: TokenTrace,
+        token: TokenRecord,
         event: Event,
-        kept: Option<KeptTokens>,
+        kept: Option<CachedTokens>,
         now: DateTime<Utc>,
     ) -> Result<bool, Arc<Error>> {
         let (user, generation, acs_id) = (read.id.clone(), read.generation, acs_id.clone());
@@ -186,7 +186,7 @@ impl Ask<Postgres> for Mint {
                 .bind(list(each.clone(), |mint| mint.generation))
                 .bind(list(each.clone(), |mint| mint.acs_id.as_str()))
                 .bind(list(each.clone(), |mint| mint.kept.as_ref().map(|kept| kept.sealed.as_slice())))
-                .bind(list(each.clone(), |mint| mint.kept.as_ref().map(KeptTokens::last_day)))
+                .bind(list(each.clone(), |mint| mint.kept.as_ref().map(CachedTokens::last_day)))
                 .bind(list(each.clone(), |_| Uuid::now_v7()))
                 .bind(list(each.clone(), |mint| mint.event.actor.kind()))
                 .bind(list(each.clone(), |mint| mint.event.actor.name()))

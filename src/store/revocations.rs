@@ -44,7 +44,7 @@ const SET_TOTAL: &str = "UPDATE revocations SET total = $1 WHERE id = $2";
 /// Whoever was caught up with a later revocation of everyone counts there, and has to be done here too.
 const PROGRESS: &str = "
     SELECT COUNT(*) FILTER (WHERE completed_at IS NULL), COUNT(*) FILTER (WHERE completed_at IS NOT NULL)
-    FROM operations WHERE batch IN (SELECT id FROM revocations WHERE id = $1 OR epoch > $2)";
+    FROM operations WHERE revocation IN (SELECT id FROM revocations WHERE id = $1 OR epoch > $2)";
 
 impl Store {
     /// Finds a revocation.

@@ -7,24 +7,24 @@ use chrono::{DateTime, Utc};
 use super::{Error, Store, on_pool};
 
 const FORGET: &str = "
-    UPDATE users SET kept_tokens = NULL, kept_until = NULL WHERE id IN (
-        SELECT id FROM users WHERE kept_until < $1 LIMIT 1000) AND kept_until < $1";
+    UPDATE users SET cached_tokens = NULL, cached_until_day = NULL WHERE id IN (
+        SELECT id FROM users WHERE cached_until_day < $1 LIMIT 1000) AND cached_until_day < $1";
 
 /// Sealed tokens, and when the last of them is over.
 #[derive(Clone, Debug)]
-pub struct KeptTokens {
-    /// What only the holder of the sealing key can read.
+pub struct CachedTokens {
+    /// What only the holder of the encryption key can read.
     pub sealed: Vec<u8>,
     /// When the last of them is over.
     pub until: DateTime<Utc>,
 }
 
 impl Store {
-    /// Forgets kept tokens that are over; returns of how many users, at most a thousand.
+    /// Forgets cached tokens that are over; returns of how many users, at most a thousand.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn forget_tokens(&self, now: DateTime<Utc>) -> Result<u64, Error> {
+    pub async fn delete_expired_tokens(&self, now: DateTime<Utc>) -> Result<u64, Error> {
         let forgotten = on_pool!(self, |db| {
             sqlx::query(FORGET).bind(day(now)).execute(db).await.map(|done| done.rows_affected())
         })?;
@@ -37,7 +37,7 @@ fn day(time: DateTime<Utc>) -> i64 {
     time.timestamp().div_euclid(24 * 3600)
 }
 
-impl KeptTokens {
+impl CachedTokens {
     /// The day after which they are all over.
     pub(super) fn last_day(&self) -> i64 {
         day(self.until)

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{Error, Store, Tx, execute, on_pool, on_tx};
 use crate::domain::{
-    audit::{Action, Actor, Event, Trace},
+    audit::{Action, Actor, Event, RequestContext},
     user::{AcsId, AppUser, IssuerKey, State, Subject, User, UserId, UserRef},
 };
 
@@ -20,12 +20,12 @@ macro_rules! select_user {
     };
     ($more:literal, $rest:literal) => {
         concat!(
-            "SELECT id, issuer_key, subject, resource, acs_id, state, blocked_at, logins_valid_from, claimed_until,
+            "SELECT id, issuer_key, subject, resource, acs_id, state, blocked_at, sign_ins_valid_from, claimed_until,
                     last_minted_at, tokens_expire_at, no_reuse_before, created_at, updated_at,
-                    generation + (SELECT e.epoch FROM everyone e) AS generation,
-                    (SELECT e.epoch FROM everyone e) AS epoch,
-                    users.epoch < (SELECT e.epoch FROM everyone e) AS is_behind,
-                    (SELECT e.logins_valid_from FROM everyone e WHERE e.epoch > users.epoch) AS everyones_logins_valid_from,
+                    generation + (SELECT e.epoch FROM global_state e) AS generation,
+                    (SELECT e.epoch FROM global_state e) AS epoch,
+                    users.epoch < (SELECT e.epoch FROM global_state e) AS is_stale,
+                    (SELECT e.sign_ins_valid_from FROM global_state e WHERE e.epoch > users.epoch) AS global_sign_ins_valid_from,
                     ((held_until IS NOT NULL AND held_until > $1) OR EXISTS (
                         SELECT 1 FROM operations o
                         WHERE o.user_id = users.id AND o.acs_id = users.acs_id AND o.kind = 'revoke' AND o.completed_at IS NULL
@@ -43,8 +43,8 @@ const FIND_BY_APP_USER: &str = select_user!("WHERE issuer_key = $2 AND subject =
 const FIND_BY_ID: &str = select_user!("WHERE id = $2");
 const FIND_BY_ACS_ID: &str = select_user!("WHERE acs_id = $2");
 
-const FIND_WITH_TOKENS_BY_APP_USER: &str = select_user!(", kept_tokens", "WHERE issuer_key = $2 AND subject = $3");
-const FIND_WITH_TOKENS_BY_ID: &str = select_user!(", kept_tokens", "WHERE id = $2");
+const FIND_WITH_TOKENS_BY_APP_USER: &str = select_user!(", cached_tokens", "WHERE issuer_key = $2 AND subject = $3");
+const FIND_WITH_TOKENS_BY_ID: &str = select_user!(", cached_tokens", "WHERE id = $2");
 
 /// An empty text stands for "any": neither an issuer key nor a subject nor an identity nor a state is ever empty.
 const LIST: &str = select_user!(
@@ -56,8 +56,8 @@ const LOCK_BY_APP_USER: &str = "UPDATE users SET updated_at = $1 WHERE issuer_ke
 const LOCK_BY_ID: &str = "UPDATE users SET updated_at = $1 WHERE id = $2";
 
 const INSERT_UNBOUND: &str = "
-    INSERT INTO users (id, issuer_key, subject, state, generation, created_at, updated_at, epoch, logins_valid_from)
-    SELECT $1, $2, $3, 'unbound', 0, $4, $4, e.epoch, e.logins_valid_from FROM everyone e WHERE e.id = 1
+    INSERT INTO users (id, issuer_key, subject, state, generation, created_at, updated_at, epoch, sign_ins_valid_from)
+    SELECT $1, $2, $3, 'unbound', 0, $4, $4, e.epoch, e.sign_ins_valid_from FROM global_state e WHERE e.id = 1
     ON CONFLICT (issuer_key, subject) DO NOTHING";
 
 const FORGET: &str = "
@@ -126,7 +126,7 @@ impl Store {
                 query.bind(subject.as_str()).fetch_optional(db).await
             })?,
         };
-        row.map(|RowWithTokens { row, kept_tokens }| Ok((row.try_into()?, kept_tokens))).transpose()
+        row.map(|RowWithTokens { row, cached_tokens }| Ok((row.try_into()?, cached_tokens))).transpose()
     }
 
     /// Reads the mapping of an identity.
@@ -176,7 +176,7 @@ impl Store {
         for id in &ids {
             let user =
                 UserId::parse(id).map_err(|_| Error::Corrupt { table: "users", column: "id", row: id.clone() })?;
-            let event = Event::new(Action::UserForgotten, Actor::Worker, user, Trace::default());
+            let event = Event::new(Action::UserPurged, Actor::Worker, user, RequestContext::default());
             tx.append_audit(&event, now).await?;
         }
         tx.commit().await?;
@@ -237,9 +237,9 @@ struct Row {
     blocked_at: Option<DateTime<Utc>>,
     generation: i64,
     epoch: i64,
-    is_behind: bool,
-    logins_valid_from: Option<DateTime<Utc>>,
-    everyones_logins_valid_from: Option<DateTime<Utc>>,
+    is_stale: bool,
+    sign_ins_valid_from: Option<DateTime<Utc>>,
+    global_sign_ins_valid_from: Option<DateTime<Utc>>,
     claimed_until: Option<DateTime<Utc>>,
     held: bool,
     pending_operation: Option<Uuid>,
@@ -250,12 +250,12 @@ struct Row {
     updated_at: DateTime<Utc>,
 }
 
-/// A mapping with its kept tokens.
+/// A mapping with its cached tokens.
 #[derive(sqlx::FromRow)]
 struct RowWithTokens {
     #[sqlx(flatten)]
     row: Row,
-    kept_tokens: Option<Vec<u8>>,
+    cached_tokens: Option<Vec<u8>>,
 }
 
 impl TryFrom<Row> for User {
@@ -275,8 +275,8 @@ impl TryFrom<Row> for User {
             blocked_at: row.blocked_at,
             generation: row.generation,
             epoch: row.epoch,
-            is_behind: row.is_behind,
-            logins_valid_from: row.logins_valid_from.max(row.everyones_logins_valid_from),
+            is_stale: row.is_stale,
+            sign_ins_valid_from: row.sign_ins_valid_from.max(row.global_sign_ins_valid_from),
             claimed_until: row.claimed_until,
             held: row.held,
             pending_operation: row.pending_operation,

@@ -1,6 +1,6 @@
 //! Reuse: a token that was kept when it was minted is handed out again while enough of its life is left.
 //!
-//! Keeping needs a sealing key. Kept tokens stand in their user's row and are only ever read together with it, in one
+//! Keeping needs a encryption key. Cached tokens stand in their user's row and are only ever read together with it, in one
 //! statement, so what ends them (a fence, another generation, another identity) ends their reuse in the same instant.
 //! One is kept for each set of scopes.
 
@@ -10,16 +10,16 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::issue::{Asker, How, Issued, Terms, event};
+use super::issue::{Issued, Requester, Terms, TokenSource, event};
 use crate::{
     domain::{
-        audit::{Action, Event, TokenTrace},
+        audit::{Action, Event, TokenRecord},
         token::{AccessToken, IssuedToken},
         user::{AcsId, UserId, UserRef},
     },
-    encryption::{About, OpenError},
+    encryption::{About, DecryptError},
     service::{Error, Service},
-    store::{KeptTokens, Reusable},
+    store::{CachedTokens, Reusable},
 };
 
 /// What a token must have left to be better than an error: clients of ACS give up on less.
@@ -49,24 +49,24 @@ struct Kept<'a> {
 
 impl Service {
     /// Tells whether tokens are kept.
-    pub(crate) fn keeps_tokens(&self) -> bool {
-        !self.settings.sealing_keys.is_empty()
+    pub(crate) fn caches_tokens(&self) -> bool {
+        !self.settings.encryption_keys.is_empty()
     }
 
-    /// Hands a kept token out where nothing stands in the way, by a single read.
-    pub(crate) async fn reuse(&self, asker: &Asker, terms: &Terms) -> Result<Option<Issued>, Error> {
-        let (Some(reader), UserRef::AppUser(user)) = (&self.reader, &asker.user) else { return Ok(None) };
+    /// Hands a cached token out where nothing stands in the way, by a single read.
+    pub(crate) async fn reuse(&self, requester: &Requester, terms: &Terms) -> Result<Option<Issued>, Error> {
+        let (Some(reader), UserRef::AppUser(user)) = (&self.reader, &requester.user) else { return Ok(None) };
         let now = self.clock.now();
         let Some(found) = reader.find_reusable(user.clone(), now).await? else { return Ok(None) };
-        let Reusable { user, acs_id, generation, logins_valid_from, kept } = found;
-        if let Some(login) = asker.login_time {
-            self.refuse_old_login(logins_valid_from, login, now)?;
+        let Reusable { user, acs_id, generation, sign_ins_valid_from, kept } = found;
+        if let Some(login) = requester.sign_in_time {
+            self.refuse_old_sign_in(sign_ins_valid_from, login, now)?;
         }
         let owner = Owner { user: &user, acs_id: &acs_id, generation };
         Ok(self.pick(owner, kept, terms, self.settings.reuse_margin))
     }
 
-    /// Picks the kept token that fits: enough of its life is left, no more than was asked, and its key is still ours.
+    /// Picks the cached token that fits: enough of its life is left, no more than was asked, and its key is still ours.
     pub(crate) fn pick(&self, owner: Owner<'_>, sealed: Vec<u8>, terms: &Terms, margin: Duration) -> Option<Issued> {
         let opened = self.open(owner, sealed).ok()?;
         let scopes = terms.scopes.to_string();
@@ -82,19 +82,19 @@ impl Service {
             generation: owner.generation,
             user: owner.user.clone(),
             acs_id: owner.acs_id.clone(),
-            how: How::Reused,
+            how: TokenSource::Reused,
         })
     }
 
-    /// Finds a kept token that is nearly over, for when no new one can be had; by a read of its own, which authorises anew.
-    pub(crate) async fn stale(self: &Arc<Self>, asker: &Asker, terms: &Terms) -> Result<Option<Issued>, Error> {
+    /// Finds a cached token that is nearly over, for when no new one can be had; by a read of its own, which authorises anew.
+    pub(crate) async fn stale(self: &Arc<Self>, requester: &Requester, terms: &Terms) -> Result<Option<Issued>, Error> {
         let now = self.clock.now();
-        let Some((user, Some(kept))) = self.read(&asker.user, now).await? else { return Ok(None) };
-        self.refuse(&user, asker, now)?;
-        let Some(acs_id) = user.acs_id.as_ref().filter(|_| !user.held && !user.is_behind) else { return Ok(None) };
+        let Some((user, Some(kept))) = self.read(&requester.user, now).await? else { return Ok(None) };
+        self.refuse(&user, requester, now)?;
+        let Some(acs_id) = user.acs_id.as_ref().filter(|_| !user.held && !user.is_stale) else { return Ok(None) };
         let owner = Owner { user: &user.id, acs_id, generation: user.generation };
         let issued = self.pick(owner, kept, terms, LEAST_LEFT);
-        Ok(issued.map(|issued| Issued { how: How::Stale, ..issued }))
+        Ok(issued.map(|issued| Issued { how: TokenSource::Stale, ..issued }))
     }
 
     /// Seals a token together with those that were kept before; `None` where tokens are not kept.
@@ -103,16 +103,16 @@ impl Service {
         owner: Owner<'_>,
         before: Option<Vec<u8>>,
         token: &IssuedToken,
-        trace: &TokenTrace,
-    ) -> Option<KeptTokens> {
-        if !self.keeps_tokens() {
+        trace: &TokenRecord,
+    ) -> Option<CachedTokens> {
+        if !self.caches_tokens() {
             return None;
         }
         let opened = before.and_then(|sealed| {
             let opened = self.open(owner, sealed);
             if opened.is_err() {
                 self.metrics.tokens_unopened();
-                tracing::info!(user = %owner.user, "no sealing key opens the kept tokens: the new one takes their place");
+                tracing::info!(user = %owner.user, "no encryption key opens the cached tokens: the new one takes their place");
             }
             opened.ok()
         });
@@ -129,29 +129,29 @@ impl Service {
         let kept: Vec<_> = std::iter::once(new).chain(others).take(MOST_KEPT).collect();
         let last_ms = kept.iter().map(|kept| kept.expires_at_ms).max()?;
         let text = SecretString::from(serde_json::to_string(&kept).ok()?);
-        let sealed = self.settings.sealing_keys.seal(text.expose_secret(), &about(owner))?;
-        Some(KeptTokens { sealed, until: DateTime::<Utc>::from_timestamp_millis(last_ms)? })
+        let sealed = self.settings.encryption_keys.seal(text.expose_secret(), &about(owner))?;
+        Some(CachedTokens { sealed, until: DateTime::<Utc>::from_timestamp_millis(last_ms)? })
     }
 
     /// Leaves the audit row of a token that an operator got without a mint of its own; a user who gets their own token
     /// again changes nothing.
-    pub(crate) async fn audit_reuse(&self, asker: &Asker, issued: &Issued) -> Result<(), Error> {
-        if asker.actor.is_none() || issued.how == How::Minted {
+    pub(crate) async fn audit_reuse(&self, requester: &Requester, issued: &Issued) -> Result<(), Error> {
+        if requester.actor.is_none() || issued.how == TokenSource::Minted {
             return Ok(());
         }
-        let token = TokenTrace {
+        let token = TokenRecord {
             fingerprint: issued.fingerprint.clone(),
             scopes: issued.scopes.to_string(),
             expires_at: issued.expires_on,
             generation: issued.generation,
         };
-        let about = event(Action::TokenReused, asker, &issued.user);
+        let about = event(Action::TokenReused, requester, &issued.user);
         let event = Event { acs_id: Some(issued.acs_id.clone()), token: Some(token), ..about };
         Ok(self.store.append_audit(&event, self.clock.now()).await?)
     }
 
-    fn open(&self, owner: Owner<'_>, sealed: Vec<u8>) -> Result<SecretString, OpenError> {
-        self.settings.sealing_keys.open(sealed, &about(owner))
+    fn open(&self, owner: Owner<'_>, sealed: Vec<u8>) -> Result<SecretString, DecryptError> {
+        self.settings.encryption_keys.open(sealed, &about(owner))
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::{
     cache::Owner,
-    issue::{Asker, Ground, Issued, Terms, event},
+    issue::{Ground, Issued, Requester, Terms, event},
     mint::{issued, minted, trace},
 };
 use crate::{
@@ -31,12 +31,12 @@ impl Service {
     /// Creates the identity and its first token; `None` when somebody else was faster or fenced the user meanwhile.
     pub(crate) async fn create(
         self: &Arc<Self>,
-        asker: &Asker,
+        requester: &Requester,
         ground: Ground,
         terms: &Terms,
         deadline: Instant,
     ) -> Result<Option<Issued>, Error> {
-        let made = self.create_detached(asker, ground, Some(terms.clone()), deadline).await?;
+        let made = self.create_detached(requester, ground, Some(terms.clone()), deadline).await?;
         Ok(made.and_then(|(claim, acs_id, token)| {
             let token = token?;
             let trace = trace(&token, claim.generation, &terms.scopes);
@@ -47,38 +47,38 @@ impl Service {
     /// Creates the identity without a token; `None` when somebody else was faster.
     pub(crate) async fn create_bare(
         self: &Arc<Self>,
-        asker: &Asker,
+        requester: &Requester,
         ground: Ground,
         deadline: Instant,
     ) -> Result<Option<AcsId>, Error> {
-        Ok(self.create_detached(asker, ground, None, deadline).await?.map(|(_, acs_id, _)| acs_id))
+        Ok(self.create_detached(requester, ground, None, deadline).await?.map(|(_, acs_id, _)| acs_id))
     }
 
     /// The work goes on although the caller may hang up: an identity that ACS created must be bound.
     async fn create_detached(
         self: &Arc<Self>,
-        asker: &Asker,
+        requester: &Requester,
         ground: Ground,
         terms: Option<Terms>,
         deadline: Instant,
     ) -> Result<Option<(Claim, AcsId, Option<IssuedToken>)>, Error> {
-        let (service, asker) = (Arc::clone(self), asker.clone());
-        let work = async move { service.claim_create_bind(&asker, &ground, terms.as_ref(), deadline).await };
+        let (service, requester) = (Arc::clone(self), requester.clone());
+        let work = async move { service.claim_create_bind(&requester, &ground, terms.as_ref(), deadline).await };
         self.detached.spawn(work.in_current_span()).await.map_err(|_| Error::Interrupted)?
     }
 
     async fn claim_create_bind(
         &self,
-        asker: &Asker,
+        requester: &Requester,
         ground: &Ground,
         terms: Option<&Terms>,
         deadline: Instant,
     ) -> Result<Option<(Claim, AcsId, Option<IssuedToken>)>, Error> {
         let now = self.clock.now();
-        let until = now + self.settings.patience + CLAIM_MARGIN;
-        let claim = match (ground, &asker.user) {
+        let until = now + self.settings.timeout + CLAIM_MARGIN;
+        let claim = match (ground, &requester.user) {
             (Ground::Row(user), _) => {
-                let orphan = event(Action::PossibleOrphan, asker, &user.id);
+                let orphan = event(Action::PossibleOrphan, requester, &user.id);
                 self.store.claim_again(user, now, until, &orphan).await?
             }
             (Ground::NoRow(everyone), UserRef::AppUser(app_user)) => {
@@ -97,7 +97,7 @@ impl Service {
         let (acs_id, token) = match created {
             Ok(created) => created,
             Err(error) => {
-                self.give_back(&claim, &error, asker).await;
+                self.give_back(&claim, &error, requester).await;
                 return Err(error.into());
             }
         };
@@ -106,9 +106,9 @@ impl Service {
                 let trace = trace(token, claim.generation, &terms.scopes);
                 let owner = Owner { user: &claim.user, acs_id: &acs_id, generation: claim.generation };
                 let kept = self.keep(owner, None, token, &trace);
-                (minted(asker, &claim.user, &acs_id, trace), kept)
+                (minted(requester, &claim.user, &acs_id, trace), kept)
             }
-            _ => (Event { acs_id: Some(acs_id.clone()), ..event(Action::IdentityBound, asker, &claim.user) }, None),
+            _ => (Event { acs_id: Some(acs_id.clone()), ..event(Action::IdentityBound, requester, &claim.user) }, None),
         };
         // A failure here must not give the claim back: the commit may have happened.
         // Where it did not, the one who takes the claim over counts the identity as a possible orphan.
@@ -121,9 +121,9 @@ impl Service {
     }
 
     /// Ends a claim after ACS did not create, so that the next request can try at once.
-    async fn give_back(&self, claim: &Claim, error: &upstream::Error, asker: &Asker) {
+    async fn give_back(&self, claim: &Claim, error: &upstream::Error, requester: &Requester) {
         let may_have_acted = matches!(error, upstream::Error::Unavailable { may_have_acted: true, .. });
-        let orphan = may_have_acted.then(|| event(Action::PossibleOrphan, asker, &claim.user));
+        let orphan = may_have_acted.then(|| event(Action::PossibleOrphan, requester, &claim.user));
         if let Err(error) = self.store.release_claim(claim, orphan.as_ref(), self.clock.now()).await {
             // The request fails for another reason; the claim runs out by itself.
             tracing::warn!(error = &error as &dyn std::error::Error, user = %claim.user, "a claim could not be given back");

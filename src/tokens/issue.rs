@@ -10,14 +10,14 @@ use super::cache::Owner;
 use crate::{
     auth::{Login, policy::Grant},
     domain::{
-        audit::{Action, Actor, Event, Trace},
+        audit::{Action, Actor, Event, RequestContext},
         scope::Scopes,
         token::{AccessToken, Lifetime},
         user::{AcsId, State, User, UserId, UserRef},
     },
-    jobs::run::PULL_PAUSE,
+    jobs::run::EXPEDITE_INTERVAL,
     service::{Error, Service, floor_to_second},
-    store::Everyone,
+    store::GlobalState,
 };
 
 /// How often a token that ACS minted may turn out to be fenced before the request is sent away.
@@ -28,34 +28,34 @@ const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
 /// Who asks for a token, for whom, and what they may have.
 #[derive(Clone, Debug)]
-pub struct Asker {
+pub struct Requester {
     /// For whom.
     pub user: UserRef,
     /// When the user signed in; a backend with a key of its own needs no login.
-    pub login_time: Option<DateTime<Utc>>,
+    pub sign_in_time: Option<DateTime<Utc>>,
     /// What may be asked for.
     pub grant: Option<Grant>,
     /// Who, where it is not the user.
     pub actor: Option<Actor>,
     /// From where.
-    pub trace: Trace,
+    pub trace: RequestContext,
     /// The login's `jti`, for the audit trail.
-    pub login_id: Option<String>,
+    pub sign_in_id: Option<String>,
     /// The login's `sid`, for the audit trail.
     pub session_id: Option<String>,
 }
 
-impl Asker {
+impl Requester {
     /// The user of a login, asking for themselves.
     #[must_use]
-    pub fn of_login(login: Login, trace: Trace) -> Self {
+    pub fn of_sign_in(login: Login, trace: RequestContext) -> Self {
         Self {
             user: UserRef::AppUser(login.app_user),
-            login_time: Some(login.time),
+            sign_in_time: Some(login.time),
             grant: login.grant,
             actor: None,
             trace,
-            login_id: login.token_id,
+            sign_in_id: login.token_id,
             session_id: login.session_id,
         }
     }
@@ -63,7 +63,7 @@ impl Asker {
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct TokenParams {
     /// The scopes; all that are granted where not said.
     pub scopes: Option<Scopes>,
     /// The longest life; the default where not said.
@@ -72,7 +72,7 @@ pub struct Wanted {
 
 /// How a token came to be handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum TokenSource {
     /// ACS made it for this request.
     Minted,
     /// ACS made it for another request that wanted the same at the same moment.
@@ -83,7 +83,7 @@ pub enum How {
     Stale,
 }
 
-impl How {
+impl TokenSource {
     /// Returns the word for logs and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -114,7 +114,7 @@ pub struct Issued {
     /// Whose it is, in ACS's words.
     pub acs_id: AcsId,
     /// Where it comes from.
-    pub how: How,
+    pub how: TokenSource,
 }
 
 /// What was asked for, bounded by what is granted.
@@ -138,7 +138,7 @@ pub(crate) enum Ground {
     /// A row that has none.
     Row(Box<User>),
     /// No row: what was done to everyone is all there is to know.
-    NoRow(Everyone),
+    NoRow(GlobalState),
 }
 
 impl Service {
@@ -146,36 +146,36 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::NotFound`] when the user is named by an unknown id; any other [`Error`].
-    pub async fn issue(self: &Arc<Self>, asker: &Asker, wanted: &Wanted) -> Result<Issued, Error> {
-        let terms = self.terms(asker, wanted)?;
-        let issued = match self.issue_on(asker, &terms).await {
+    pub async fn issue(self: &Arc<Self>, requester: &Requester, wanted: &TokenParams) -> Result<Issued, Error> {
+        let terms = self.terms(requester, wanted)?;
+        let issued = match self.issue_on(requester, &terms).await {
             Err(Error::Upstream(error)) if error.may_pass() => {
-                self.stale(asker, &terms).await?.ok_or(Error::Upstream(error))?
+                self.stale(requester, &terms).await?.ok_or(Error::Upstream(error))?
             }
             other => other?,
         };
-        self.audit_reuse(asker, &issued).await?;
+        self.audit_reuse(requester, &issued).await?;
         self.metrics.token_handed_out(issued.how.as_str());
         Ok(issued)
     }
 
-    async fn issue_on(self: &Arc<Self>, asker: &Asker, terms: &Terms) -> Result<Issued, Error> {
-        if let Some(issued) = self.reuse(asker, terms).await? {
+    async fn issue_on(self: &Arc<Self>, requester: &Requester, terms: &Terms) -> Result<Issued, Error> {
+        if let Some(issued) = self.reuse(requester, terms).await? {
             return Ok(issued);
         }
         let deadline = self.deadline();
         let mut thrown_away = 0;
         loop {
-            let issued = match self.authorise(asker, deadline).await? {
+            let issued = match self.authorise(requester, deadline).await? {
                 Authorised::Identity { user, acs_id, kept } => {
                     let owner = Owner { user: &user.id, acs_id: &acs_id, generation: user.generation };
                     let margin = self.settings.reuse_margin;
                     match kept.clone().and_then(|kept| self.pick(owner, kept, terms, margin)) {
                         Some(issued) => Some(issued),
-                        None => self.mint(asker, *user, acs_id, kept, terms, deadline).await?,
+                        None => self.mint(requester, *user, acs_id, kept, terms, deadline).await?,
                     }
                 }
-                Authorised::Create(ground) => self.create(asker, ground, terms, deadline).await?,
+                Authorised::Create(ground) => self.create(requester, ground, terms, deadline).await?,
             };
             if let Some(issued) = issued {
                 return Ok(issued);
@@ -188,8 +188,8 @@ impl Service {
         }
     }
 
-    fn terms(&self, asker: &Asker, wanted: &Wanted) -> Result<Terms, Error> {
-        let grant = asker.grant.as_ref().ok_or(Error::NoGrant)?;
+    fn terms(&self, requester: &Requester, wanted: &TokenParams) -> Result<Terms, Error> {
+        let grant = requester.grant.as_ref().ok_or(Error::NoGrant)?;
         let scopes = wanted.scopes.as_ref().unwrap_or(&grant.scopes);
         if let Some(scope) = scopes.first_outside(&grant.scopes) {
             return Err(Error::ScopeNotAllowed(scope));
@@ -199,30 +199,34 @@ impl Service {
     }
 
     /// Reads the mapping until it says what to do; whoever waited reads again, so that no decision is older than the read.
-    pub(crate) async fn authorise(self: &Arc<Self>, asker: &Asker, deadline: Instant) -> Result<Authorised, Error> {
+    pub(crate) async fn authorise(
+        self: &Arc<Self>,
+        requester: &Requester,
+        deadline: Instant,
+    ) -> Result<Authorised, Error> {
         let mut look = FIRST_LOOK;
         let mut next_pull = Instant::now();
         loop {
             let now = self.clock.now();
-            let Some((user, kept)) = self.read(&asker.user, now).await? else {
-                if matches!(asker.user, UserRef::Id(_)) {
+            let Some((user, kept)) = self.read(&requester.user, now).await? else {
+                if matches!(requester.user, UserRef::Id(_)) {
                     return Err(Error::NotFound);
                 }
                 // Read after it was seen that there is no row: whatever becomes of everyone later, the bind finds out.
-                let everyone = self.store.everyone().await?;
-                if let Some(login) = asker.login_time {
-                    self.refuse_old_login(everyone.logins_valid_from, login, now)?;
+                let everyone = self.store.global_state().await?;
+                if let Some(login) = requester.sign_in_time {
+                    self.refuse_old_sign_in(everyone.sign_ins_valid_from, login, now)?;
                 }
-                self.check_issuer(&asker.user).await?;
+                self.check_issuer(&requester.user).await?;
                 return Ok(Authorised::Create(Ground::NoRow(everyone)));
             };
             if user.pending_operation.is_some() && Instant::now() >= next_pull {
-                next_pull = Instant::now() + PULL_PAUSE;
-                self.pull_detached(user.id.clone());
+                next_pull = Instant::now() + EXPEDITE_INTERVAL;
+                self.expedite_detached(user.id.clone());
             }
-            self.refuse(&user, asker, now)?;
-            if user.is_behind {
-                self.catch_up(&user.id).await?;
+            self.refuse(&user, requester, now)?;
+            if user.is_stale {
+                self.apply_global(&user.id).await?;
                 continue;
             }
             let being_created = user.claimed_until.is_some_and(|until| now <= until);
@@ -240,31 +244,31 @@ impl Service {
         }
     }
 
-    /// Reads a mapping, with its kept tokens where tokens are kept: the one statement that authorises.
+    /// Reads a mapping, with its cached tokens where tokens are kept: the one statement that authorises.
     pub(crate) async fn read(
         &self,
         user: &UserRef,
         now: DateTime<Utc>,
     ) -> Result<Option<(User, Option<Vec<u8>>)>, Error> {
-        if self.keeps_tokens() {
+        if self.caches_tokens() {
             Ok(self.store.find_user_and_tokens(user, now).await?)
         } else {
             Ok(self.store.find_user(user, now).await?.map(|user| (user, None)))
         }
     }
 
-    pub(crate) fn refuse(&self, user: &User, asker: &Asker, now: DateTime<Utc>) -> Result<(), Error> {
+    pub(crate) fn refuse(&self, user: &User, requester: &Requester, now: DateTime<Utc>) -> Result<(), Error> {
         if user.blocked_at.is_some() {
             return Err(Error::UserBlocked);
         }
-        if let Some(login) = asker.login_time {
-            self.refuse_old_login(user.logins_valid_from, login, now)?;
+        if let Some(login) = requester.sign_in_time {
+            self.refuse_old_sign_in(user.sign_ins_valid_from, login, now)?;
         }
         if user.state == State::Deleting { Err(Error::UserDeleting) } else { Ok(()) }
     }
 
     /// Refuses a login from before the user's last revocation.
-    pub(crate) fn refuse_old_login(
+    pub(crate) fn refuse_old_sign_in(
         &self,
         valid_from: Option<DateTime<Utc>>,
         login: DateTime<Utc>,
@@ -273,7 +277,7 @@ impl Service {
         let since = valid_from.map_or(self.forgotten(now), |since| since.max(self.forgotten(now)));
         // Floor, so that a login made in the same second after a revocation gets in.
         if floor_to_second(login) < floor_to_second(since) {
-            return Err(Error::LoginSuperseded { max_age: (now - since).to_std().unwrap_or_default() });
+            return Err(Error::ReauthenticationRequired { max_age: (now - since).to_std().unwrap_or_default() });
         }
         Ok(())
     }
@@ -284,20 +288,20 @@ impl Service {
     }
 
     /// Pulls the operation that holds a user forward, without making the request wait for the call itself.
-    pub(crate) fn pull_detached(self: &Arc<Self>, user: UserId) {
+    pub(crate) fn expedite_detached(self: &Arc<Self>, user: UserId) {
         let service = Arc::clone(self);
         self.detached.spawn(async move {
-            if let Err(error) = service.pull_forward(&user).await {
+            if let Err(error) = service.expedite(&user).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, %user, "an operation could not be pulled forward");
             }
         });
     }
 }
 
-/// The event of what an asker did to a user.
-pub(crate) fn event(action: Action, asker: &Asker, user: &UserId) -> Event {
-    let actor = asker.actor.clone().unwrap_or_else(|| Actor::User(user.clone()));
-    let detail = (asker.login_id.is_some() || asker.session_id.is_some())
-        .then(|| json!({"jti": asker.login_id, "sid": asker.session_id}));
-    Event { detail, ..Event::new(action, actor, user.clone(), asker.trace.clone()) }
+/// The event of what an requester did to a user.
+pub(crate) fn event(action: Action, requester: &Requester, user: &UserId) -> Event {
+    let actor = requester.actor.clone().unwrap_or_else(|| Actor::User(user.clone()));
+    let detail = (requester.sign_in_id.is_some() || requester.session_id.is_some())
+        .then(|| json!({"jti": requester.sign_in_id, "sid": requester.session_id}));
+    Event { detail, ..Event::new(action, actor, user.clone(), requester.trace.clone()) }
 }

@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::{
     cache::Owner,
-    issue::{Asker, How, Issued, Terms, event},
-    single_flight::FlightKey,
+    issue::{Issued, Requester, Terms, TokenSource, event},
+    single_flight::InFlightKey,
 };
 use crate::acs::retry as upstream;
 use crate::domain::{
-    audit::{Action, Event, TokenTrace},
+    audit::{Action, Event, TokenRecord},
     scope::Scopes,
     token::IssuedToken,
     user::{AcsId, User, UserId, UserRef},
@@ -22,14 +22,14 @@ impl Service {
     /// Gets a token from ACS, or from a mint that is under way; `None` when the mapping changed meanwhile.
     pub(crate) async fn mint(
         self: &Arc<Self>,
-        asker: &Asker,
+        requester: &Requester,
         user: User,
         acs_id: AcsId,
         kept: Option<Vec<u8>>,
         terms: &Terms,
         deadline: Instant,
     ) -> Result<Option<Issued>, Error> {
-        let key = FlightKey {
+        let key = InFlightKey {
             user: user.id.clone(),
             acs_id: acs_id.clone(),
             generation: user.generation,
@@ -37,18 +37,19 @@ impl Service {
             lifetime: terms.lifetime,
         };
         let begin = || {
-            let (service, asker, terms) = (Arc::clone(self), asker.clone(), terms.clone());
-            async move { service.mint_and_record(&asker, &user, acs_id, kept, &terms, deadline).await }
+            let (service, requester, terms) = (Arc::clone(self), requester.clone(), terms.clone());
+            async move { service.mint_and_record(&requester, &user, acs_id, kept, &terms, deadline).await }
         };
-        let (flight, joined) = self.flights.join(key, &self.detached, begin);
+        let (flight, joined) = self.in_flight.join(key, &self.detached, begin);
         // A flight ends by the deadline of whoever began it, which is before that of whoever joined.
         let landed = flight.await?;
-        Ok(landed.map(|issued| Issued { how: if joined { How::Shared } else { How::Minted }, ..issued }))
+        Ok(landed
+            .map(|issued| Issued { how: if joined { TokenSource::Shared } else { TokenSource::Minted }, ..issued }))
     }
 
     async fn mint_and_record(
         &self,
-        asker: &Asker,
+        requester: &Requester,
         user: &User,
         acs_id: AcsId,
         kept: Option<Vec<u8>>,
@@ -62,7 +63,7 @@ impl Service {
             issued => issued?,
         };
         let trace = trace(&token, user.generation, &terms.scopes);
-        let event = minted(asker, &user.id, &acs_id, trace.clone());
+        let event = minted(requester, &user.id, &acs_id, trace.clone());
         let owner = Owner { user: &user.id, acs_id: &acs_id, generation: user.generation };
         let kept = if may_keep { self.keep(owner, kept, &token, &trace) } else { None };
         let now = self.clock.now();
@@ -78,7 +79,7 @@ impl Service {
 }
 
 /// A token that was just minted, as it may be handed out.
-pub(crate) fn issued(token: IssuedToken, trace: TokenTrace, terms: &Terms, user: UserId, acs_id: AcsId) -> Issued {
+pub(crate) fn issued(token: IssuedToken, trace: TokenRecord, terms: &Terms, user: UserId, acs_id: AcsId) -> Issued {
     Issued {
         token: token.token,
         fingerprint: trace.fingerprint,
@@ -87,13 +88,13 @@ pub(crate) fn issued(token: IssuedToken, trace: TokenTrace, terms: &Terms, user:
         generation: trace.generation,
         user,
         acs_id,
-        how: How::Minted,
+        how: TokenSource::Minted,
     }
 }
 
 /// What the trail keeps of a token.
-pub(crate) fn trace(token: &IssuedToken, generation: i64, scopes: &Scopes) -> TokenTrace {
-    TokenTrace {
+pub(crate) fn trace(token: &IssuedToken, generation: i64, scopes: &Scopes) -> TokenRecord {
+    TokenRecord {
         fingerprint: token.token.fingerprint(),
         scopes: scopes.to_string(),
         expires_at: token.expires_on,
@@ -102,6 +103,6 @@ pub(crate) fn trace(token: &IssuedToken, generation: i64, scopes: &Scopes) -> To
 }
 
 /// The event of a mint.
-pub(crate) fn minted(asker: &Asker, user: &UserId, acs_id: &AcsId, token: TokenTrace) -> Event {
-    Event { acs_id: Some(acs_id.clone()), token: Some(token), ..event(Action::TokenMinted, asker, user) }
+pub(crate) fn minted(requester: &Requester, user: &UserId, acs_id: &AcsId, token: TokenRecord) -> Event {
+    Event { acs_id: Some(acs_id.clone()), token: Some(token), ..event(Action::TokenMinted, requester, user) }
 }

@@ -26,7 +26,7 @@ use crate::service::Error;
 
 /// What makes two mints one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FlightKey {
+pub(crate) struct InFlightKey {
     pub(crate) user: UserId,
     pub(crate) acs_id: AcsId,
     pub(crate) generation: i64,
@@ -41,19 +41,19 @@ type Flight = Shared<BoxFuture<'static, Landed>>;
 
 /// The mints that are under way in this replica.
 #[derive(Clone, Default)]
-pub(crate) struct Flights(Arc<Mutex<HashMap<FlightKey, Flight>>>);
+pub(crate) struct InFlight(Arc<Mutex<HashMap<InFlightKey, Flight>>>);
 
-impl Flights {
+impl InFlight {
     /// Joins the flight of a key, or begins it; tells whether it was under way already.
-    pub(crate) fn join<F>(&self, key: FlightKey, tracker: &TaskTracker, begin: impl FnOnce() -> F) -> (Flight, bool)
+    pub(crate) fn join<F>(&self, key: InFlightKey, tracker: &TaskTracker, begin: impl FnOnce() -> F) -> (Flight, bool)
     where
         F: Future<Output = Landed> + Send + 'static,
     {
-        let mut flights = self.lock();
-        if let Some(flight) = flights.get(&key) {
+        let mut in_flight = self.lock();
+        if let Some(flight) = in_flight.get(&key) {
             return (flight.clone(), true);
         }
-        let landing = Landing { flights: self.clone(), key: key.clone() };
+        let landing = Landing { in_flight: self.clone(), key: key.clone() };
         let work = begin();
         let task = tracker.spawn(
             async move {
@@ -63,25 +63,25 @@ impl Flights {
             .in_current_span(),
         );
         let flight = task.map(|landed| landed.unwrap_or(Err(Error::Interrupted))).boxed().shared();
-        flights.insert(key, flight.clone());
+        in_flight.insert(key, flight.clone());
         (flight, false)
     }
 
     /// The map is whole at any time, so a poisoned lock is as good as any.
-    fn lock(&self) -> MutexGuard<'_, HashMap<FlightKey, Flight>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InFlightKey, Flight>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Ends a flight however it ends, so that the next request begins another.
 struct Landing {
-    flights: Flights,
-    key: FlightKey,
+    in_flight: InFlight,
+    key: InFlightKey,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.flights.lock().remove(&self.key);
+        self.in_flight.lock().remove(&self.key);
     }
 }
 
@@ -92,8 +92,8 @@ mod tests {
     use super::*;
     use crate::domain::scope::Scope;
 
-    fn key(generation: i64, lifetime: Lifetime) -> FlightKey {
-        FlightKey {
+    fn key(generation: i64, lifetime: Lifetime) -> InFlightKey {
+        InFlightKey {
             user: UserId::parse("u_00000000000000000000000000000001").unwrap(),
             acs_id: AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_1").unwrap(),
             generation,
@@ -104,30 +104,30 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_is_the_same_is_shared() {
-        let (flights, tracker) = (Flights::default(), TaskTracker::new());
+        let (in_flight, tracker) = (InFlight::default(), TaskTracker::new());
         let (land, landing) = oneshot::channel::<()>();
         let begin = || async move {
             let _ = landing.await;
             Ok(None)
         };
-        let (first, joined) = flights.join(key(1, Lifetime::HOUR), &tracker, begin);
+        let (first, joined) = in_flight.join(key(1, Lifetime::HOUR), &tracker, begin);
         assert!(!joined);
         let never = || async { Err(Error::Interrupted) };
-        let (second, joined) = flights.join(key(1, Lifetime::HOUR), &tracker, never);
+        let (second, joined) = in_flight.join(key(1, Lifetime::HOUR), &tracker, never);
         assert!(joined);
-        assert!(!flights.join(key(2, Lifetime::HOUR), &tracker, never).1);
-        assert!(!flights.join(key(1, Lifetime::from_minutes(61).unwrap()), &tracker, never).1);
+        assert!(!in_flight.join(key(2, Lifetime::HOUR), &tracker, never).1);
+        assert!(!in_flight.join(key(1, Lifetime::from_minutes(61).unwrap()), &tracker, never).1);
         land.send(()).unwrap();
         assert!(matches!(first.await, Ok(None)) && matches!(second.await, Ok(None)));
-        assert!(!flights.join(key(1, Lifetime::HOUR), &tracker, never).1, "a flight that landed is over");
+        assert!(!in_flight.join(key(1, Lifetime::HOUR), &tracker, never).1, "a flight that landed is over");
     }
 
     #[tokio::test]
     async fn a_flight_that_panics_does_not_stay() {
-        let (flights, tracker) = (Flights::default(), TaskTracker::new());
+        let (in_flight, tracker) = (InFlight::default(), TaskTracker::new());
         let crash = || async { panic!("as a fault of ours would") };
-        let (flight, _) = flights.join(key(1, Lifetime::HOUR), &tracker, crash);
+        let (flight, _) = in_flight.join(key(1, Lifetime::HOUR), &tracker, crash);
         assert!(matches!(flight.await, Err(Error::Interrupted)));
-        assert!(flights.lock().is_empty());
+        assert!(in_flight.lock().is_empty());
     }
 }

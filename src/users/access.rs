@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     auth::Login,
     domain::{
-        audit::{Action, Actor, Event, Trace},
+        audit::{Action, Actor, Event, RequestContext},
         operation::{Kind, Lease, Operation},
         user::{State, User, UserRef},
     },
@@ -22,22 +22,22 @@ use crate::{
 
 /// Who asks for a change, why, and from where.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct ChangeContext {
     /// Who; a user who asks for themselves is known only once the row is read.
     pub actor: Option<Actor>,
     /// Why.
     pub reason: Option<String>,
     /// From where.
-    pub trace: Trace,
+    pub trace: RequestContext,
 }
 
 /// What kind of fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FenceKind {
+pub enum AccessChange {
     /// End the user's tokens.
     Revoke {
         /// Whether logins from before now get no token any more.
-        reject_older_logins: bool,
+        reject_older_sign_ins: bool,
     },
     /// End the user's tokens, and give no more until unblocked.
     Block,
@@ -62,10 +62,10 @@ impl Attempt {
         }
     }
 
-    fn batch(self) -> Option<Uuid> {
+    fn revocation(self) -> Option<Uuid> {
         match self {
             Self::Now(_) => None,
-            Self::InBatch(batch) => Some(batch),
+            Self::InBatch(revocation) => Some(revocation),
         }
     }
 
@@ -77,7 +77,7 @@ impl Attempt {
 
 /// A user after a change, and the work at ACS that it led to.
 #[derive(Clone, Debug)]
-pub struct Changed {
+pub struct ChangeOutcome {
     /// The user.
     pub user: User,
     /// The work, where there was an identity.
@@ -91,7 +91,12 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown user id, [`Error::Store`] when nothing was accepted.
-    pub async fn fence(self: &Arc<Self>, user: &UserRef, kind: FenceKind, order: &Order) -> Result<Changed, Error> {
+    pub async fn fence(
+        self: &Arc<Self>,
+        user: &UserRef,
+        kind: AccessChange,
+        order: &ChangeContext,
+    ) -> Result<ChangeOutcome, Error> {
         let deadline = self.deadline();
         let (service, user, order) = (Arc::clone(self), user.clone(), order.clone());
         let (tell, accepted) = oneshot::channel();
@@ -103,7 +108,7 @@ impl Service {
             let operation = changed.as_ref().ok().and_then(|changed| changed.operation.clone());
             let _ = tell.send(changed);
             if let Some(operation) = operation {
-                if let Err(error) = service.settle_accepted(operation, lease, deadline).await {
+                if let Err(error) = service.run_accepted(operation, lease, deadline).await {
                     tracing::warn!(error = &error as &dyn std::error::Error, "an operation could not be followed");
                 }
                 // What is left is the worker's.
@@ -118,39 +123,39 @@ impl Service {
         let _ = timeout_at(deadline, work).await;
         // Accepted is accepted: if the state cannot be read now, the caller is told what is certain.
         let known = self.store.find_operation(operation.id).await.ok().flatten();
-        Ok(Changed { operation: known.or(changed.operation), ..changed })
+        Ok(ChangeOutcome { operation: known.or(changed.operation), ..changed })
     }
 
     /// Deletes the user of a login, where the settings allow it.
     ///
     /// # Errors
-    /// [`Error::NotAllowed`], or as [`Service::fence`]; [`Error::LoginSuperseded`] for a login that was revoked.
-    pub async fn delete_me(self: &Arc<Self>, login: &Login, order: &Order) -> Result<Changed, Error> {
+    /// [`Error::NotAllowed`], or as [`Service::fence`]; [`Error::ReauthenticationRequired`] for a login that was revoked.
+    pub async fn delete_me(self: &Arc<Self>, login: &Login, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
         if !self.users.self_delete {
             return Err(Error::NotAllowed);
         }
         let user = UserRef::AppUser(login.app_user.clone());
         self.refuse_superseded(&user, login).await?;
-        self.fence(&user, FenceKind::Delete, order).await
+        self.fence(&user, AccessChange::Delete, order).await
     }
 
     /// A login that was revoked has nothing left to end, and must not lock its owner out again and again.
     async fn refuse_superseded(&self, user: &UserRef, login: &Login) -> Result<(), Error> {
         let now = self.clock.now();
         match self.store.find_user(user, now).await? {
-            Some(row) => self.refuse_old_login(row.logins_valid_from, login.time, now),
+            Some(row) => self.refuse_old_sign_in(row.sign_ins_valid_from, login.time, now),
             None => Ok(()),
         }
     }
 
     /// Tells of the deletion that a user's fence found under way, so that nobody takes it for done.
-    async fn with_pending_deletion(self: &Arc<Self>, changed: Changed) -> Result<Changed, Error> {
+    async fn with_pending_deletion(self: &Arc<Self>, changed: ChangeOutcome) -> Result<ChangeOutcome, Error> {
         if changed.user.state != State::Deleting {
             return Ok(changed);
         }
-        self.pull_detached(changed.user.id.clone());
+        self.expedite_detached(changed.user.id.clone());
         let operation = self.store.find_open_deletion(&changed.user.id).await?;
-        Ok(Changed { operation, ..changed })
+        Ok(ChangeOutcome { operation, ..changed })
     }
 
     /// Refuses to make a mapping for an issuer that is not configured: a slip of the pen must not look like success.
@@ -169,18 +174,18 @@ impl Service {
     /// Revokes the access of a login's user, by the user.
     ///
     /// # Errors
-    /// [`Error::LoginSuperseded`] for a login that was revoked, or as [`Service::fence`].
-    pub async fn revoke_me(self: &Arc<Self>, login: &Login, order: &Order) -> Result<Changed, Error> {
+    /// [`Error::ReauthenticationRequired`] for a login that was revoked, or as [`Service::fence`].
+    pub async fn revoke_me(self: &Arc<Self>, login: &Login, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
         let user = UserRef::AppUser(login.app_user.clone());
         self.refuse_superseded(&user, login).await?;
-        self.fence(&user, FenceKind::Revoke { reject_older_logins: true }, order).await
+        self.fence(&user, AccessChange::Revoke { reject_older_sign_ins: true }, order).await
     }
 
     /// Lifts a block, and nothing else.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such user, [`Error::Store`] when the database is away.
-    pub async fn unblock(&self, user: &UserRef, order: &Order) -> Result<Changed, Error> {
+    pub async fn unblock(&self, user: &UserRef, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
         let user = tx.lock_user(user, now).await?.ok_or(Error::NotFound)?;
@@ -189,62 +194,62 @@ impl Service {
             tx.append_audit(&event(Action::UserUnblocked, &user, None, order), now).await?;
         }
         tx.commit().await?;
-        Ok(Changed { user: User { blocked_at: None, updated_at: now, ..user }, operation: None })
+        Ok(ChangeOutcome { user: User { blocked_at: None, updated_at: now, ..user }, operation: None })
     }
 
     /// Lets logins in again that a revocation shut out, and nothing else: tokens that it ended stay ended.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such user, [`Error::Store`] when the database is away.
-    pub async fn allow_older_logins(&self, user: &UserRef, order: &Order) -> Result<Changed, Error> {
+    pub async fn allow_older_sign_ins(&self, user: &UserRef, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
         let now = self.clock.now();
         let known = self.store.find_user(user, now).await?.ok_or(Error::NotFound)?;
         // What was done to everyone must be the user's own before it can be undone.
-        if known.is_behind {
-            self.catch_up(&known.id).await?;
+        if known.is_stale {
+            self.apply_global(&known.id).await?;
         }
         let mut tx = self.store.begin().await?;
         let user = tx.lock_user(&UserRef::Id(known.id), now).await?.ok_or(Error::NotFound)?;
-        if user.is_behind {
+        if user.is_stale {
             return Err(Error::InProgress);
         }
-        if let Some(since) = user.logins_valid_from {
-            tx.allow_older_logins(&user, now).await?;
-            let about = event(Action::OlderLoginsAllowed, &user, None, order);
-            let detail = serde_json::json!({"reason": order.reason, "loginsValidFrom": since});
+        if let Some(since) = user.sign_ins_valid_from {
+            tx.allow_older_sign_ins(&user, now).await?;
+            let about = event(Action::OlderSignInsAllowed, &user, None, order);
+            let detail = serde_json::json!({"reason": order.reason, "signInsValidFrom": since});
             tx.append_audit(&Event { detail: Some(detail), ..about }, now).await?;
         }
         tx.commit().await?;
-        Ok(Changed { user: User { logins_valid_from: None, updated_at: now, ..user }, operation: None })
+        Ok(ChangeOutcome { user: User { sign_ins_valid_from: None, updated_at: now, ..user }, operation: None })
     }
 
     /// Fences a user and accepts what is to be done at ACS, in one transaction.
     pub(crate) async fn accept(
         &self,
         user: &UserRef,
-        kind: FenceKind,
-        order: &Order,
+        kind: AccessChange,
+        order: &ChangeContext,
         attempt: Attempt,
         now: DateTime<Utc>,
-    ) -> Result<Changed, Error> {
+    ) -> Result<ChangeOutcome, Error> {
         self.check_issuer(user).await?;
         let mut tx = self.store.begin().await?;
         let user = tx.lock_or_insert(user, now).await?.ok_or(Error::NotFound)?;
-        let deletes = kind == FenceKind::Delete;
-        let rejects = !matches!(kind, FenceKind::Revoke { reject_older_logins: false });
+        let deletes = kind == AccessChange::Delete;
+        let rejects = !matches!(kind, AccessChange::Revoke { reject_older_sign_ins: false });
         let state = match user.state {
             State::Active if deletes => State::Deleting,
             State::Creating if deletes => State::Unbound,
             state => state,
         };
         let fence = Fence {
-            logins_valid_from: if rejects {
-                user.logins_valid_from.max(Some(floor_to_second(now)))
+            sign_ins_valid_from: if rejects {
+                user.sign_ins_valid_from.max(Some(floor_to_second(now)))
             } else {
-                user.logins_valid_from
+                user.sign_ins_valid_from
             },
-            blocked_at: if kind == FenceKind::Block { user.blocked_at.or(Some(now)) } else { user.blocked_at },
-            block_reason: order.reason.as_deref().filter(|_| kind == FenceKind::Block),
+            blocked_at: if kind == AccessChange::Block { user.blocked_at.or(Some(now)) } else { user.blocked_at },
+            block_reason: order.reason.as_deref().filter(|_| kind == AccessChange::Block),
             state,
             ends_claim: user.state == State::Creating && deletes,
         };
@@ -262,21 +267,21 @@ impl Service {
             _ => None,
         };
         let action = match kind {
-            FenceKind::Revoke { .. } => Action::AccessRevoked,
-            FenceKind::Block => Action::UserBlocked,
-            FenceKind::Delete => Action::UserDeleted,
+            AccessChange::Revoke { .. } => Action::AccessRevoked,
+            AccessChange::Block => Action::UserBlocked,
+            AccessChange::Delete => Action::UserDeleted,
         };
         tx.append_audit(&event(action, &user, operation.as_ref(), order), now).await?;
         tx.commit().await?;
         let user = User {
             state,
             generation: user.generation + 1,
-            logins_valid_from: fence.logins_valid_from,
+            sign_ins_valid_from: fence.sign_ins_valid_from,
             blocked_at: fence.blocked_at,
             updated_at: now,
             ..user
         };
-        Ok(Changed { user, operation })
+        Ok(ChangeOutcome { user, operation })
     }
 
     pub(crate) async fn insert(
@@ -284,7 +289,7 @@ impl Service {
         tx: &mut Tx,
         user: &User,
         kind: Kind,
-        order: &Order,
+        order: &ChangeContext,
         attempt: Attempt,
         now: DateTime<Utc>,
     ) -> Result<Operation, Error> {
@@ -300,7 +305,7 @@ impl Service {
             user: &user.id,
             acs_id,
             resource: user.resource.as_deref().unwrap_or(self.upstream.resource()),
-            batch: attempt.batch(),
+            revocation: attempt.revocation(),
             actor: &actor,
             reason: order.reason.as_deref(),
             request_id: order.trace.request_id.as_deref(),
@@ -311,11 +316,11 @@ impl Service {
     }
 }
 
-fn actor(user: &User, order: &Order) -> Actor {
+fn actor(user: &User, order: &ChangeContext) -> Actor {
     order.actor.clone().unwrap_or_else(|| Actor::User(user.id.clone()))
 }
 
-pub(crate) fn event(action: Action, user: &User, operation: Option<&Operation>, order: &Order) -> Event {
+pub(crate) fn event(action: Action, user: &User, operation: Option<&Operation>, order: &ChangeContext) -> Event {
     Event {
         acs_id: user.acs_id.clone(),
         operation: operation.map(|operation| operation.id),

@@ -8,9 +8,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::access::{Attempt, FenceKind, Order, event};
+use super::access::{AccessChange, Attempt, ChangeContext, event};
 use crate::domain::{
-    audit::{Action, Event, Trace},
+    audit::{Action, Event, RequestContext},
     operation::Kind,
     revocation::{Progress, Revocation},
     user::{UserId, UserRef},
@@ -29,11 +29,11 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Whose access is revoked.
 #[derive(Clone, Debug)]
-pub enum Whom {
+pub enum RevocationTarget {
     /// These.
     Users(Vec<UserRef>),
     /// Everyone, and those who have never been seen.
-    Everyone,
+    GlobalState,
 }
 
 /// A revocation of many and how far it has come.
@@ -59,9 +59,9 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::Store`] when the database is away.
-    pub async fn estimate_revocation(&self, whom: &Whom) -> Result<Estimate, Error> {
+    pub async fn estimate_revocation(&self, whom: &RevocationTarget) -> Result<Estimate, Error> {
         let now = self.clock.now();
-        let Whom::Users(users) = whom else {
+        let RevocationTarget::Users(users) = whom else {
             return Ok(Estimate { total: self.store.count_live(now).await?, unknown: Vec::new() });
         };
         let find = |user: &UserRef| {
@@ -82,9 +82,9 @@ impl Service {
     /// be made again.
     pub async fn revoke_many(
         self: &Arc<Self>,
-        whom: Whom,
-        reject_older_logins: bool,
-        order: &Order,
+        whom: RevocationTarget,
+        reject_older_sign_ins: bool,
+        order: &ChangeContext,
     ) -> Result<(RevocationStatus, Vec<usize>), Error> {
         let now = self.clock.now();
         let mut revocation = Revocation {
@@ -100,11 +100,13 @@ impl Service {
             completed_at: None,
         };
         let unknown = match whom {
-            Whom::Everyone => {
-                self.accept_everyone(&mut revocation, reject_older_logins, order).await?;
+            RevocationTarget::GlobalState => {
+                self.accept_everyone(&mut revocation, reject_older_sign_ins, order).await?;
                 Vec::new()
             }
-            Whom::Users(users) => self.accept_list(&mut revocation, users, reject_older_logins, order).await?,
+            RevocationTarget::Users(users) => {
+                self.accept_list(&mut revocation, users, reject_older_sign_ins, order).await?
+            }
         };
         tracing::info!(
             revocation = %revocation.id,
@@ -120,15 +122,15 @@ impl Service {
     async fn accept_everyone(
         &self,
         revocation: &mut Revocation,
-        reject_older_logins: bool,
-        order: &Order,
+        reject_older_sign_ins: bool,
+        order: &ChangeContext,
     ) -> Result<(), Error> {
         let now = revocation.created_at;
-        let since = reject_older_logins.then(|| floor_to_second(now));
+        let since = reject_older_sign_ins.then(|| floor_to_second(now));
         let mut tx = self.store.begin().await?;
         revocation.epoch = Some(tx.step_epoch(since).await?);
         tx.insert_revocation(revocation).await?;
-        let about = Event::of_everyone(Action::EveryoneRevoked, revocation.actor.clone(), order.trace.clone());
+        let about = Event::of_everyone(Action::GlobalRevocation, revocation.actor.clone(), order.trace.clone());
         tx.append_audit(&Event { detail: Some(detail(revocation)), ..about }, now).await?;
         tx.commit().await?;
         // Everybody is stopped; how many that are may take a moment to count.
@@ -141,11 +143,11 @@ impl Service {
         &self,
         revocation: &mut Revocation,
         users: Vec<UserRef>,
-        reject_older_logins: bool,
-        order: &Order,
+        reject_older_sign_ins: bool,
+        order: &ChangeContext,
     ) -> Result<Vec<usize>, Error> {
         let (now, attempt) = (revocation.created_at, Attempt::InBatch(revocation.id));
-        let kind = FenceKind::Revoke { reject_older_logins };
+        let kind = AccessChange::Revoke { reject_older_sign_ins };
         let fence = async |(index, user): (usize, UserRef)| match self.accept(&user, kind, order, attempt, now).await {
             Ok(changed) => Ok((index, changed.operation.is_some(), true)),
             Err(Error::NotFound | Error::Invalid(_)) => Ok((index, false, false)),
@@ -201,7 +203,7 @@ impl Service {
             if progress.pending < MOST_WAITING {
                 let behind = self.store.users_behind(epoch, &revocation.swept_to, CHUNK, now).await?;
                 for user in &behind {
-                    self.catch_up(user).await?;
+                    self.apply_global(user).await?;
                 }
                 match behind.last() {
                     Some(last) => last.as_str().clone_into(&mut revocation.swept_to),
@@ -218,13 +220,13 @@ impl Service {
     }
 
     /// Carries the revocation of everyone over to one user: what a revocation of this user alone would have done.
-    pub(crate) async fn catch_up(&self, user: &UserId) -> Result<(), Error> {
+    pub(crate) async fn apply_global(&self, user: &UserId) -> Result<(), Error> {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
-        let Some(user) = tx.lock_user(&UserRef::Id(user.clone()), now).await?.filter(|user| user.is_behind) else {
+        let Some(user) = tx.lock_user(&UserRef::Id(user.clone()), now).await?.filter(|user| user.is_stale) else {
             return Ok(());
         };
-        tx.catch_up(&user, now).await?;
+        tx.apply_global(&user, now).await?;
         let Some(revocation) = tx.find_revocation_of_everyone(user.epoch).await? else {
             return Err(Error::Interrupted);
         };
@@ -245,9 +247,9 @@ impl Service {
     }
 }
 
-fn order_of(revocation: &Revocation) -> Order {
-    let trace = Trace { request_id: revocation.request_id.clone(), client: None };
-    Order { actor: Some(revocation.actor.clone()), reason: revocation.reason.clone(), trace }
+fn order_of(revocation: &Revocation) -> ChangeContext {
+    let trace = RequestContext { request_id: revocation.request_id.clone(), client: None };
+    ChangeContext { actor: Some(revocation.actor.clone()), reason: revocation.reason.clone(), trace }
 }
 
 fn detail(revocation: &Revocation) -> serde_json::Value {

@@ -10,7 +10,7 @@ use crate::{
         operation::Operation,
         user::{AcsId, State, User, UserRef},
     },
-    service::{Asker, Error, Service},
+    service::{Error, Requester, Service},
     store::{AuditFilter, AuditRow, HeldToken, UserFilter},
     tokens::issue::Authorised,
 };
@@ -76,11 +76,11 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::UserDeleting`], [`Error::InProgress`], [`Error::Upstream`] or [`Error::Store`].
-    pub async fn ensure(self: &Arc<Self>, asker: &Asker) -> Result<Ensured, Error> {
+    pub async fn ensure(self: &Arc<Self>, requester: &Requester) -> Result<Ensured, Error> {
         let deadline = self.deadline();
         loop {
             // For an identity that is there neither a hold nor a block matters: nothing is handed out.
-            if let Some(user) = self.store.find_user(&asker.user, self.clock.now()).await? {
+            if let Some(user) = self.store.find_user(&requester.user, self.clock.now()).await? {
                 match (&user.acs_id, user.state) {
                     (Some(_), State::Deleting) => return Err(Error::UserDeleting),
                     (Some(acs_id), _) => {
@@ -89,9 +89,9 @@ impl Service {
                     (None, _) => {}
                 }
             }
-            match self.authorise(asker, deadline).await? {
+            match self.authorise(requester, deadline).await? {
                 Authorised::Identity { user, acs_id, .. } => return Ok(Ensured { user: *user, acs_id }),
-                Authorised::Create(ground) => drop(self.create_bare(asker, ground, deadline).await?),
+                Authorised::Create(ground) => drop(self.create_bare(requester, ground, deadline).await?),
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(Error::InProgress);

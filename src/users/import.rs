@@ -1,6 +1,6 @@
 //! Importing: an operator says which identity is a user's.
 
-use super::access::{self as fence, Order};
+use super::access::{self as fence, ChangeContext};
 use crate::{
     domain::{
         audit::{Action, Actor},
@@ -28,7 +28,7 @@ pub struct ImportedMany {
 
 impl Service {
     /// Binds identities to users, as many as possible in one transaction; each for itself where something stands in the way.
-    pub async fn import_many(&self, lines: &[(AppUser, AcsId)], order: &Order) -> ImportedMany {
+    pub async fn import_many(&self, lines: &[(AppUser, AcsId)], order: &ChangeContext) -> ImportedMany {
         let mut results = match self.import_at_once(lines, order).await {
             Ok(done) => done.into_iter().map(|is_new| is_new.map(Ok)).collect::<Vec<_>>(),
             Err(error) => return ImportedMany { results: vec![Err(error)] },
@@ -46,7 +46,11 @@ impl Service {
     }
 
     /// Imports what nothing stands in the way of; `None` for the others.
-    async fn import_at_once(&self, lines: &[(AppUser, AcsId)], order: &Order) -> Result<Vec<Option<bool>>, Error> {
+    async fn import_at_once(
+        &self,
+        lines: &[(AppUser, AcsId)],
+        order: &ChangeContext,
+    ) -> Result<Vec<Option<bool>>, Error> {
         let resource = self.upstream.resource();
         let guid = self.store.resource_guid(resource).await?;
         let is_plain = |(user, acs_id): &(AppUser, AcsId)| {
@@ -71,7 +75,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::Conflict`] when user or identity are otherwise mapped, [`Error::Invalid`] for an identity of another resource.
-    pub async fn import(&self, user: &UserRef, acs_id: &AcsId, order: &Order) -> Result<ImportOutcome, Error> {
+    pub async fn import(&self, user: &UserRef, acs_id: &AcsId, order: &ChangeContext) -> Result<ImportOutcome, Error> {
         let resource = self.upstream.resource();
         let guid = self.store.resource_guid(resource).await?;
         if guid.is_some_and(|guid| guid != acs_id.resource_guid()) {

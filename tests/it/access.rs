@@ -42,7 +42,7 @@ on_each_database! {
         assert_eq!((&operation["kind"], &operation["state"]), (&json!("revoke"), &json!("completed")));
         assert!(operation["confirmedAt"].is_string() && operation["propagatesBy"].is_string());
         assert!(!is_active(&app, &token).await);
-        app.token(&old, None).await.assert_problem(401, "login_superseded");
+        app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         let fresh = new_token(&app).await;
         assert!(is_active(&app, &fresh).await, "what is handed out after the hold is alive");
         assert_eq!(app.acs.stats().await["calls"]["revoke"], 1);
@@ -68,7 +68,7 @@ on_each_database! {
             assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
             assert!(answer.json()["operation"].is_null());
         }
-        app.token(&old, None).await.assert_problem(401, "login_superseded");
+        app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         assert_eq!(app.user("alice").await["state"], "unbound");
         new_token(&app).await;
         assert_eq!(app.acs.stats().await["identities"], 1);
@@ -77,7 +77,7 @@ on_each_database! {
     async fn logins_can_be_spared(database) {
         let app = TestApp::start(&database).await;
         let (old, token) = user_with_token(&app).await;
-        let body = Some(json!({"rejectOlderLogins": false, "reason": "lost phone"}));
+        let body = Some(json!({"rejectOlderSignIns": false, "reason": "lost phone"}));
         let answer = app.ops(Method::POST, "/users/test:alice/revoke", body).await;
         assert_eq!(answer.json()["operation"]["reason"], "lost phone");
         assert!(!is_active(&app, &token).await);
@@ -92,7 +92,7 @@ on_each_database! {
         app.token(&app.issuer.login("alice"), None).await.assert_problem(403, "user_blocked");
         assert!(app.user("alice").await["blockedAt"].is_string());
         assert_eq!(app.ops(Method::POST, "/users/test:alice/unblock", None).await.status, StatusCode::OK);
-        app.token(&old, None).await.assert_problem(401, "login_superseded");
+        app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         assert!(is_active(&app, &new_token(&app).await).await);
     }
 
@@ -103,7 +103,7 @@ on_each_database! {
         let answer = app.ops(Method::DELETE, "/users/test:alice", None).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
         assert!(!is_active(&app, &token).await);
-        app.token(&old, None).await.assert_problem(401, "login_superseded");
+        app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         app.me(&old).await.assert_problem(404, "not_found");
         let again = app.ops(Method::DELETE, "/users/test:alice", None).await;
         assert_eq!((again.status, again.json()["operation"].is_null()), (StatusCode::OK, true));
@@ -122,7 +122,7 @@ on_each_database! {
         assert_eq!(answer.json()["operation"]["state"], "pending");
         let id = answer.json()["operation"]["id"].as_str().unwrap().to_owned();
         assert_eq!(app.user("alice").await["pendingOperation"], id);
-        app.token(&old, None).await.assert_problem(401, "login_superseded");
+        app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         app.token(&app.issuer.login("alice"), None).await.assert_problem(503, "operation_in_progress");
         app.acs.fault(json!({"operation": "exchange", "kind": "status", "status": 503})).await;
         app.clock.advance(Duration::from_mins(2));
@@ -201,7 +201,7 @@ on_each_database! {
             revoked
         });
         assert_eq!(revoked.status, StatusCode::OK);
-        refused.assert_problem(401, "login_superseded");
+        refused.assert_problem(401, "reauthentication_required");
         let minted_after = "SELECT COUNT(*) FROM audit_events WHERE action = 'token_minted'";
         assert_eq!(database.count(minted_after).await, 1);
     }
@@ -215,7 +215,7 @@ on_each_database! {
             app.ops(Method::DELETE, "/users/test:alice", None).await
         });
         assert_eq!(deleted.status, StatusCode::OK);
-        refused.assert_problem(401, "login_superseded");
+        refused.assert_problem(401, "reauthentication_required");
         eventually(async || (app.acs.stats().await["identities"] == 0).then_some(())).await;
         assert_eq!(app.user("alice").await["state"], "unbound");
         let counted = "SELECT COUNT(*) FROM audit_events WHERE action IN ('possible_orphan', 'identity_discarded')";
@@ -279,7 +279,7 @@ on_each_database! {
         let (_, token) = user_with_token(&app).await;
         app.acs.fault(json!({"operation": "revoke", "kind": "status", "status": 503})).await;
         assert_eq!(app.revoke("alice").await.status, StatusCode::ACCEPTED);
-        let dead = "UPDATE operations SET claimed_by = id, claimed_until = $1";
+        let dead = "UPDATE operations SET leased_by = id, leased_until = $1";
         database.execute_at(dead, app.clock.now() + Duration::from_mins(5)).await;
         app.acs.fault(json!({"operation": "exchange", "kind": "status", "status": 503})).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -341,7 +341,7 @@ on_each_database! {
         let revoke = app.http.post(format!("{}/me/revoke", app.url)).bearer_auth(&old).send().await.unwrap();
         assert_eq!(revoke.status(), StatusCode::OK);
         assert!(!is_active(&app, &token).await);
-        app.token(&old, None).await.assert_problem(401, "login_superseded");
+        app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         let again = app.http.post(format!("{}/me/revoke", app.url)).bearer_auth(&old).send().await.unwrap();
         assert_eq!(again.status(), StatusCode::UNAUTHORIZED, "a revoked login cannot lock its owner out again");
         let by_the_user = "SELECT COUNT(*) FROM audit_events WHERE action = 'access_revoked' AND actor_kind = 'user'";
@@ -355,9 +355,9 @@ on_each_database! {
         app.clock.advance(Duration::from_hours(181 * 24));
         let later = app.another().await;
         eventually(async || (database.count("SELECT COUNT(*) FROM users").await == 0).then_some(())).await;
-        assert_eq!(database.count("SELECT COUNT(*) FROM audit_events WHERE action = 'user_forgotten'").await, 1);
+        assert_eq!(database.count("SELECT COUNT(*) FROM audit_events WHERE action = 'user_purged'").await, 1);
         let claims = json!({"iat": later.clock.now().timestamp() - 181 * 24 * 3600});
-        later.token(&later.issuer.login_with("alice", claims), None).await.assert_problem(401, "login_superseded");
+        later.token(&later.issuer.login_with("alice", claims), None).await.assert_problem(401, "reauthentication_required");
         drop(old);
         new_token(&later).await;
     }

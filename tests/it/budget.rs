@@ -40,7 +40,7 @@ fn served(answers: &[Answer]) -> usize {
 on_each_database! {
     /// The limit of the emulator is exactly the budget: one call too many by any replica would show as a 429.
     async fn replicas_together_stay_inside_the_limit(database) {
-        let app = start(&database, "[budget]\ncreate_with_token = 10", &[(Limited::CreateWithToken, 10)]).await;
+        let app = start(&database, "[quota]\ncreate_with_token = 10", &[(Limited::CreateWithToken, 10)]).await;
         let (second, third) = (app.another().await, app.another().await);
         let replicas = [&app, &second, &third];
         let answers = first_tokens(&replicas, 0..30).await;
@@ -58,7 +58,7 @@ on_each_database! {
 
     /// Who can be served before their deadline waits in line instead of being sent away.
     async fn whoever_can_be_served_in_time_waits(database) {
-        let app = start(&database, "[budget]\ncreate_with_token = 3\nper = \"1s\"", &[]).await;
+        let app = start(&database, "[quota]\ncreate_with_token = 3\nper = \"1s\"", &[]).await;
         let answers = first_tokens(&[&app], 0..5).await;
         assert_eq!(served(&answers), 5);
         let refused = first_tokens(&[&app], 5..45).await;
@@ -67,7 +67,7 @@ on_each_database! {
     }
 
     async fn revocations_do_not_wait_behind_mints(database) {
-        let app = start(&database, "[budget]\nissue = 1", &[]).await;
+        let app = start(&database, "[quota]\nissue = 1", &[]).await;
         let login = app.issuer.login("alice");
         app.token(&login, None).await.token();
         app.token(&login, None).await.token();
@@ -78,7 +78,7 @@ on_each_database! {
 
     /// Promise 4: what was accepted while the budget is spent is done when it is not.
     async fn accepted_work_waits_for_room_and_is_done(database) {
-        let app = start(&database, "[budget]\nrevoke = 1", &[(Limited::Revoke, 1)]).await;
+        let app = start(&database, "[quota]\nrevoke = 1", &[(Limited::Revoke, 1)]).await;
         for subject in ["alice", "bob"] {
             app.token(&app.issuer.login(subject), None).await.token();
         }
@@ -117,7 +117,7 @@ on_each_database! {
 #[tokio::test]
 async fn an_acs_that_allows_less_than_documented_is_obeyed() {
     let database = Database::sqlite();
-    let app = start(&database, "[tokens]\npatience = \"2s\"", &[(Limited::CreateWithToken, 2)]).await;
+    let app = start(&database, "[tokens]\ntimeout = \"2s\"", &[(Limited::CreateWithToken, 2)]).await;
     let answers = first_tokens(&[&app], 0..20).await;
     assert_eq!(served(&answers), 2);
     let calls = app.acs.stats().await["calls"]["create"].as_u64().unwrap();

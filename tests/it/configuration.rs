@@ -170,14 +170,14 @@ fn settings_show_no_secret() {
 }
 
 #[test]
-fn sealing_keys_are_checked_at_the_start() {
+fn encryption_keys_are_checked_at_the_start() {
     let good = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
-    assert!(with(&[]).unwrap().tokens.sealing_keys.is_empty());
-    assert!(!with(&[("VENDOR__TOKENS__SEALING_KEYS", good)]).unwrap().tokens.sealing_keys.is_empty());
-    with(&[("VENDOR__TOKENS__SEALING_KEYS", &format!("{good},{good}"))]).unwrap();
+    assert!(with(&[]).unwrap().tokens.encryption_keys.is_empty());
+    assert!(!with(&[("VENDOR__TOKENS__ENCRYPTION_KEYS", good)]).unwrap().tokens.encryption_keys.is_empty());
+    with(&[("VENDOR__TOKENS__ENCRYPTION_KEYS", &format!("{good},{good}"))]).unwrap();
     for bad in ["", "c2hvcnQ=", "not base64", &format!("{good},c2hvcnQ=")] {
-        let told = with(&[("VENDOR__TOKENS__SEALING_KEYS", bad)]).unwrap_err().to_string();
-        assert!(told.contains("tokens: ") && told.contains("sealing key"), "{bad}: {told}");
+        let told = with(&[("VENDOR__TOKENS__ENCRYPTION_KEYS", bad)]).unwrap_err().to_string();
+        assert!(told.contains("tokens: ") && told.contains("encryption key"), "{bad}: {told}");
         assert!(!told.contains("c2hvcnQ="), "{told}");
     }
     for (margin, good) in [("14min", false), ("15min", true), ("59min", true), ("60min", false)] {

@@ -189,11 +189,11 @@ impl World {
         let user = "/users/test:alice";
         match fence {
             Fence::Revoke { spare_logins } => {
-                let body = json!({"rejectOlderLogins": !spare_logins});
+                let body = json!({"rejectOlderSignIns": !spare_logins});
                 self.app.ops(Method::POST, &format!("{user}/revoke"), Some(body)).await
             }
             Fence::RevokeEveryone { spare_logins } => {
-                let body = json!({"all": true, "rejectOlderLogins": !spare_logins});
+                let body = json!({"all": true, "rejectOlderSignIns": !spare_logins});
                 self.app.ops(Method::POST, "/revocations", Some(body)).await
             }
             Fence::Block => self.app.ops(Method::POST, &format!("{user}/block"), None).await,
@@ -255,7 +255,7 @@ impl World {
         // What was valid at `before` may have been cut off a moment later: only newer logins are judged from here on.
         let of_everyone = matches!(fence, Fence::RevokeEveryone { spare_logins: false });
         let body = answer.json();
-        let from = if of_everyone { &body["createdAt"] } else { &body["user"]["loginsValidFrom"] };
+        let from = if of_everyone { &body["createdAt"] } else { &body["user"]["signInsValidFrom"] };
         if let Some(from) = from.as_str() {
             let from: chrono::DateTime<chrono::Utc> = from.parse().unwrap();
             self.model.valid_from = self.model.valid_from.max(from.timestamp());

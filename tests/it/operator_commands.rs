@@ -152,8 +152,8 @@ async fn operators_ensure_and_import_users_before_they_come() {
     let ensured = said(&url, &["users", "ensure", odd, "dev:bob"]);
     assert_eq!(ensured.lines().count(), 3, "{ensured}");
     assert_eq!(json_of(&url, &["users", "show", odd])["subject"], "a/b %:ü");
-    assert!(said(&url, &["users", "revoke", odd, "--keep-logins", "--wait"]).contains(odd));
-    assert!(json_of(&url, &["users", "show", odd])["loginsValidFrom"].is_null());
+    assert!(said(&url, &["users", "revoke", odd, "--keep-sign-ins", "--wait"]).contains(odd));
+    assert!(json_of(&url, &["users", "show", odd])["signInsValidFrom"].is_null());
     let by_subject = said(&url, &["users", "list", "--subject", "a/b %:ü"]);
     assert_eq!(by_subject.lines().count(), 2, "{by_subject}");
     assert!(said(&url, &["audit", "--user", odd]).contains("access_revoked"));
@@ -273,7 +273,7 @@ fn a_service_that_is_not_there_is_named() {
 async fn what_others_chose_cannot_drive_the_terminal() {
     let user = json!({
         "id": "u_0198f0c1a2b37c4d8e5f60718293a4b5", "issuer": "dev", "subject": "a\u{1b}]0;owned\u{7}\nstate: active",
-        "state": "unbound", "communicationUserId": null, "resource": null, "blockedAt": null, "loginsValidFrom": null,
+        "state": "unbound", "communicationUserId": null, "resource": null, "blockedAt": null, "signInsValidFrom": null,
         "pendingOperation": null, "lastMintedAt": null,
         "createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z", "newMember": "\u{9b}31m",
     });
@@ -332,11 +332,11 @@ async fn writes_carry_a_key_of_their_own_and_a_user_is_one_segment() {
     };
     let url = support::serve(Router::new().route("/v/{*rest}", post(echo).delete(echo))).await;
     let url = format!("{url}/v/");
-    let revoke = ["users", "revoke", "dev:a/b %:ü", "--keep-logins", "--reason", "why"];
+    let revoke = ["users", "revoke", "dev:a/b %:ü", "--keep-sign-ins", "--reason", "why"];
     let (good, _, first) = beside(&url, &revoke).await;
     assert!(!good && first.starts_with("error: The service is too busy (overloaded): "), "{first}");
     assert_says(&first, &["/v/users/dev%3Aa%2Fb%20%25%3A%C3%BC/revoke "]);
-    assert!(first.contains(r#"{"reason":"why","rejectOlderLogins":false}, request r1"#), "{first}");
+    assert!(first.contains(r#"{"reason":"why","rejectOlderSignIns":false}, request r1"#), "{first}");
     let (_, _, second) = beside(&url, &revoke).await;
     assert_ne!(first, second, "each command has a key of its own");
     let (_, _, deletion) = beside(&url, &["users", "delete", "dev:a", "--yes"]).await;

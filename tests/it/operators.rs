@@ -154,7 +154,7 @@ on_each_database! {
         let held = &held["tokens"][0];
         let fingerprint = acs_token_vendor::domain::token::AccessToken::new(token).fingerprint();
         assert_eq!(held["fingerprint"], fingerprint);
-        let told: Vec<_> = ["client", "loginId", "sessionId", "requestId"].iter().map(|name| held[*name].clone()).collect();
+        let told: Vec<_> = ["client", "signInId", "sessionId", "requestId"].iter().map(|name| held[*name].clone()).collect();
         assert_eq!(told, ["198.51.100.7", "login-1", "session-1", "r-1"]);
         assert!(held["endedAt"].is_string());
         let before = segment(&(then - chrono::Duration::hours(1)).to_rfc3339());
@@ -258,7 +258,7 @@ async fn bad_questions_are_named() {
         ("/users/ensure", json!({"users": vec!["test:a"; 101]})),
         ("/users/ensure", json!({"names": []})),
         ("/users/test:a/revoke", json!({"reason": "x".repeat(501)})),
-        ("/users/test:a/block", json!({"rejectOlderLogins": true})),
+        ("/users/test:a/block", json!({"rejectOlderSignIns": true})),
     ] {
         app.ops(Method::POST, path, Some(body)).await.assert_problem(400, "invalid_request");
     }

@@ -67,7 +67,7 @@ async fn bad_logins_of_an_address_are_counted_behind_declared_proxies_only() {
         let request = app.http.post(format!("{}/token", app.url)).bearer_auth(login).header("x-forwarded-for", client);
         Answer::of(request.send().await.unwrap()).await
     };
-    let limits = "[limits]\nfailed_logins = { requests = 2, per = \"1h\" }\n";
+    let limits = "[limits]\nfailed_sign_ins = { requests = 2, per = \"1h\" }\n";
     let app = start(&format!("{limits}[server]\ntrusted_proxies = \"127.0.0.0/8\"")).await;
     let (good, bad) = (app.issuer.login("alice"), app.issuer.login_with("alice", json!({"exp": 1})));
     for _ in 0..2 {
@@ -75,7 +75,7 @@ async fn bad_logins_of_an_address_are_counted_behind_declared_proxies_only() {
     }
     let refused = ask(&app, "198.51.100.7", &bad).await;
     refused.assert_problem(429, "rate_limited");
-    assert!(refused.header("ratelimit").starts_with("\"failed_logins\";r=0"), "{refused:?}");
+    assert!(refused.header("ratelimit").starts_with("\"failed_sign_ins\";r=0"), "{refused:?}");
     ask(&app, "198.51.100.7", &good).await.token();
     ask(&app, "198.51.100.8", &bad).await.assert_problem(401, "invalid_token");
     for (client, status) in [("2001:db8::1", 401), ("2001:db8::2", 401), ("2001:db8::3", 429), ("2001:db8:0:1::3", 401)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use acs_token_vendor::{
     domain::{
-        audit::{Action, Actor, Event, TokenTrace, Trace},
+        audit::{Action, Actor, Event, RequestContext, TokenRecord},
         clock::Clock,
         user::{AcsId, UserRef},
     },
@@ -44,8 +44,8 @@ on_each_database! {
         });
         answer.token();
         assert_eq!(app.acs.stats().await["calls"]["issue"], 2, "the first token was thrown away");
-        let handed_out = "SELECT COUNT(*) FROM audit_events WHERE action = 'token_minted' AND generation = 1";
-        assert_eq!(database.count(handed_out).await, 1);
+        let issued_event = "SELECT COUNT(*) FROM audit_events WHERE action = 'token_minted' AND generation = 1";
+        assert_eq!(database.count(issued_event).await, 1);
     }
 
     async fn user_blocked_while_minting_gets_nothing(database) {
@@ -110,9 +110,9 @@ on_each_database! {
         let old = app.issuer.login("alice");
         app.token(&old, None).await.token();
         app.clock.advance(Duration::from_secs(10));
-        database.execute_at("UPDATE users SET logins_valid_from = $1", app.clock.now()).await;
+        database.execute_at("UPDATE users SET sign_ins_valid_from = $1", app.clock.now()).await;
         let refused = app.token(&old, None).await;
-        refused.assert_problem(401, "login_superseded");
+        refused.assert_problem(401, "reauthentication_required");
         assert!(refused.header("www-authenticate").contains("insufficient_user_authentication"), "{refused:?}");
         assert!(refused.header("www-authenticate").contains("max_age="));
         // Made in the very second of the revocation: JWTs know no fractions, so it gets in.
@@ -149,12 +149,12 @@ on_each_database! {
         let (earlier, later) = (now + Duration::from_secs(1), now + Duration::from_secs(9));
         let user = UserRef::parse("test:alice").unwrap();
         let UserRef::AppUser(app_user) = &user else { panic!("not an id") };
-        let claim = store.claim_new(app_user, store.everyone().await.unwrap(), now, later).await.unwrap().unwrap();
+        let claim = store.claim_new(app_user, store.global_state().await.unwrap(), now, later).await.unwrap().unwrap();
         let acs_id = AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_1").unwrap();
-        let event = Event::new(Action::TokenMinted, Actor::Worker, claim.user.clone(), Trace::default());
+        let event = Event::new(Action::TokenMinted, Actor::Worker, claim.user.clone(), RequestContext::default());
         assert_eq!(store.bind(&claim, "default", &acs_id, &event, None, now).await.unwrap(), Bound::AndCurrent);
         let read = store.find_user(&user, now).await.unwrap().unwrap();
-        let token = TokenTrace { fingerprint: String::new(), scopes: String::new(), expires_at: later, generation: 0 };
+        let token = TokenRecord { fingerprint: String::new(), scopes: String::new(), expires_at: later, generation: 0 };
         let recorder = Recorder::start(&store);
         let record = async |acs_id: &AcsId, time| {
             recorder.record_mint(&read, acs_id, token.clone(), event.clone(), None, time).await.unwrap()
@@ -175,10 +175,10 @@ on_each_database! {
         let now = Clock::default().now();
         let user = UserRef::parse("test:alice").unwrap();
         let UserRef::AppUser(app_user) = &user else { panic!("not an id") };
-        let claim = store.claim_new(app_user, store.everyone().await.unwrap(), now, now).await.unwrap().unwrap();
+        let claim = store.claim_new(app_user, store.global_state().await.unwrap(), now, now).await.unwrap().unwrap();
         store.release_claim(&claim, None, now).await.unwrap();
         let read = store.find_user(&user, now).await.unwrap().unwrap();
-        let orphan = Event::new(Action::PossibleOrphan, Actor::Worker, claim.user.clone(), Trace::default());
+        let orphan = Event::new(Action::PossibleOrphan, Actor::Worker, claim.user.clone(), RequestContext::default());
         database.execute("UPDATE users SET generation = generation + 1").await;
         assert!(store.claim_again(&read, now, now, &orphan).await.unwrap().is_none());
         let read = store.find_user(&user, now).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Reuse of kept tokens and sharing of mints: never a token that a later decision ended.
+//! Reuse of cached tokens and sharing of mints: never a token that a later decision ended.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use serde_json::json;
 
 use crate::support::{ACCESS_KEY, Answer, Database, SECOND_KEY, TestApp, database::on_each_database};
 
-pub const REUSE: &str = "[tokens]\nsealing_keys = \"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\"";
-const ROTATED: &str = "[tokens]\nsealing_keys = [\"QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=\", \
+pub const REUSE: &str = "[tokens]\nencryption_keys = \"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\"";
+const ROTATED: &str = "[tokens]\nencryption_keys = [\"QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=\", \
                        \"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\"]";
-const OTHER_KEY: &str = "[tokens]\nsealing_keys = \"QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=\"";
+const OTHER_KEY: &str = "[tokens]\nencryption_keys = \"QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=\"";
 
-const KEPT: &str = "SELECT COUNT(*) FROM users WHERE kept_tokens IS NOT NULL OR kept_until IS NOT NULL";
-const DROP: &str = "UPDATE users SET kept_tokens = NULL, kept_until = NULL";
+const KEPT: &str = "SELECT COUNT(*) FROM users WHERE cached_tokens IS NOT NULL OR cached_until_day IS NOT NULL";
+const DROP: &str = "UPDATE users SET cached_tokens = NULL, cached_until_day = NULL";
 
 async fn issues(app: &TestApp) -> u64 {
     app.acs.stats().await["calls"]["issue"].as_u64().unwrap()
@@ -81,7 +81,7 @@ on_each_database! {
         assert_eq!(ask(120).await, short, "what has less left than was asked will do");
     }
 
-    /// Promise 3: whatever takes access away takes the kept tokens with it.
+    /// Promise 3: whatever takes access away takes the cached tokens with it.
     async fn fenced_tokens_are_never_reused(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         for (subject, method, path) in [
@@ -131,7 +131,7 @@ on_each_database! {
         assert_ne!(app.token(&login, None).await.token(), second, "and the other way round");
     }
 
-    async fn sealing_keys_can_be_replaced(database) {
+    async fn encryption_keys_can_be_replaced(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         let login = app.issuer.login("alice");
         let first = app.token(&login, None).await.token();
@@ -140,20 +140,20 @@ on_each_database! {
         let without = app.another_with(OTHER_KEY).await;
         let second = without.token(&login, None).await.token();
         assert_ne!(second, first, "what no key opens is minted anew");
-        assert_eq!(without.metric("vendor_kept_tokens_unopened_total").await, 1);
+        assert_eq!(without.metric("vendor_cached_tokens_unopened_total").await, 1);
         assert_eq!(rotated.token(&login, None).await.token(), second);
     }
 
     /// Promise 7, and who can write to the database still cannot swap tokens.
-    async fn kept_tokens_are_sealed_to_their_row(database) {
+    async fn cached_tokens_are_sealed_to_their_row(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         let (alice, bob) = (app.issuer.login("alice"), app.issuer.login("bob"));
         let token = app.token(&alice, None).await.token();
         app.token(&bob, None).await.token();
-        let sealed: Vec<u8> = database.bytes("SELECT kept_tokens FROM users ORDER BY id LIMIT 1").await;
+        let sealed: Vec<u8> = database.bytes("SELECT cached_tokens FROM users ORDER BY id LIMIT 1").await;
         let secret = token.rsplit('.').next().unwrap().as_bytes();
         assert!(sealed.len() > token.len() && !sealed.windows(secret.len()).any(|part| part == secret));
-        database.execute("UPDATE users SET kept_tokens = (SELECT kept_tokens FROM users ORDER BY id LIMIT 1)").await;
+        database.execute("UPDATE users SET cached_tokens = (SELECT cached_tokens FROM users ORDER BY id LIMIT 1)").await;
         assert_ne!(app.token(&bob, None).await.token(), token);
         assert_eq!(app.token(&alice, None).await.token(), token);
     }
@@ -163,8 +163,8 @@ on_each_database! {
         app.token(&app.issuer.login("alice"), None).await.token();
         let settings = Settings { url: database.url().into(), ..Settings::default() };
         let store = Store::connect(&settings).await.unwrap();
-        assert_eq!(store.forget_tokens(app.clock.now()).await.unwrap(), 0);
-        assert_eq!(store.forget_tokens(app.clock.now() + Duration::from_hours(26)).await.unwrap(), 1);
+        assert_eq!(store.delete_expired_tokens(app.clock.now()).await.unwrap(), 0);
+        assert_eq!(store.delete_expired_tokens(app.clock.now() + Duration::from_hours(26)).await.unwrap(), 1);
         assert_eq!(database.count(KEPT).await, 0);
     }
 
@@ -182,7 +182,7 @@ on_each_database! {
     }
 
     async fn stale_token_is_better_than_an_error(database) {
-        let app = TestApp::start_with(&database, &format!("{REUSE}\npatience = \"1s\"")).await;
+        let app = TestApp::start_with(&database, &format!("{REUSE}\ntimeout = \"1s\"")).await;
         let user = app.issuer.login_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
         let first = app.token(&user, None).await.token();
         app.clock.advance(minutes(50));
@@ -208,7 +208,7 @@ on_each_database! {
     }
 
     async fn stale_token_is_not_for_who_lost_access(database) {
-        let app = TestApp::start_with(&database, &format!("{REUSE}\npatience = \"2s\"")).await;
+        let app = TestApp::start_with(&database, &format!("{REUSE}\ntimeout = \"2s\"")).await;
         let user = app.issuer.login_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
         app.token(&user, None).await.token();
         app.clock.advance(minutes(50));
@@ -273,7 +273,7 @@ on_each_database! {
             app.clock.advance(Duration::from_secs(10));
             app.token(&app.issuer.login("alice"), None).await
         });
-        before.assert_problem(401, "login_superseded");
+        before.assert_problem(401, "reauthentication_required");
         assert_eq!(app.acs.introspect(&after.token()).await["active"], true);
         assert_eq!(issues(&app).await, 2);
     }

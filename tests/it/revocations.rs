@@ -58,12 +58,12 @@ on_each_database! {
         assert_eq!((&revocation["all"], &revocation["total"]), (&json!(true), &json!(4)));
         for (login, _) in &held {
             for replica in [&app, &other] {
-                replica.token(login, None).await.assert_problem(401, "login_superseded");
+                replica.token(login, None).await.assert_problem(401, "reauthentication_required");
             }
         }
         // Those who have never been seen are stopped too.
         let old = app.issuer.login_with("erin", json!({"iat": app.clock.now().timestamp() - 60}));
-        app.token(&old, None).await.assert_problem(401, "login_superseded");
+        app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         let done = completed(&app, &revocation).await;
         assert_eq!((&done["waiting"], &done["pending"], &done["confirmed"]), (&json!(0), &json!(0), &json!(4)));
         assert_eq!((&done["actor"], &done["reason"]), (&json!("operator"), &json!("a key leaked")));
@@ -79,7 +79,7 @@ on_each_database! {
         assert_eq!(app.acs.introspect(&token).await["active"], true);
         assert_eq!(app.token(&login, None).await.token(), token, "it is kept");
         app.token(&app.issuer.login("erin"), None).await.token();
-        let trail = app.ops(Method::GET, "/audit?action=everyone_revoked", None).await.json();
+        let trail = app.ops(Method::GET, "/audit?action=global_revocation", None).await.json();
         assert_eq!(trail["events"].as_array().unwrap().len(), 1);
         assert!(trail["events"][0]["user"].is_null());
         let trail = app.ops(Method::GET, "/audit?action=access_revoked", None).await.json();
@@ -116,8 +116,8 @@ on_each_database! {
                 app.clock.advance(Duration::from_secs(5));
                 revoke_everyone(&app).await
             });
-        alice.assert_problem(401, "login_superseded");
-        newcomer.assert_problem(401, "login_superseded");
+        alice.assert_problem(401, "reauthentication_required");
+        newcomer.assert_problem(401, "reauthentication_required");
         completed(&app, &revocation).await;
         for subject in ["alice", "newcomer"] {
             let login = newer_login(&app, subject);
@@ -144,14 +144,14 @@ on_each_database! {
         let revocation = answer.json();
         assert_eq!((&revocation["total"], &revocation["unknown"]), (&json!(2), &json!([nobody, "nowhere:x"])));
         for (login, _) in &held[..2] {
-            app.token(login, None).await.assert_problem(401, "login_superseded");
+            app.token(login, None).await.assert_problem(401, "reauthentication_required");
         }
         for (login, token) in &held[2..] {
             assert_eq!(&app.token(login, None).await.token(), token);
         }
         // Whoever is on the list without having been seen is stopped as well.
         let old = app.issuer.login_with("never-seen", json!({"iat": app.clock.now().timestamp() - 60}));
-        app.token(&old, None).await.assert_problem(401, "login_superseded");
+        app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         assert_eq!(completed(&app, &revocation).await["confirmed"], 2);
         let listed = app.ops_as("viewer", Method::GET, "/revocations", None, &[]).await.json();
         assert_eq!(listed["revocations"][0]["id"], revocation["id"]);
@@ -161,7 +161,7 @@ on_each_database! {
         let app = TestApp::start_with(&database, REUSE).await;
         let held = sign_in(&app, &["alice"]).await;
         app.clock.advance(Duration::from_secs(5));
-        let answer = revoke(&app, json!({"all": true, "rejectOlderLogins": false})).await.json();
+        let answer = revoke(&app, json!({"all": true, "rejectOlderSignIns": false})).await.json();
         completed(&app, &answer).await;
         app.clock.advance(Duration::from_secs(3));
         let again = app.token(&held[0].0, None).await.token();
@@ -175,26 +175,26 @@ on_each_database! {
         app.clock.advance(Duration::from_secs(5));
         let revocation = revoke_everyone(&app).await;
         let undo = async |role: &str, user: &str| {
-            app.ops_as(role, Method::POST, &format!("/users/{user}/allow-older-logins"), None, &[]).await
+            app.ops_as(role, Method::POST, &format!("/users/{user}/allow-older-sign-ins"), None, &[]).await
         };
         undo("revoker", "test:alice").await.assert_problem(403, "forbidden");
         undo("operator", "test:nobody").await.assert_problem(404, "not_found");
         let undone = undo("operator", "test:alice").await;
         assert_eq!(undone.status, StatusCode::OK, "{}", undone.text);
-        assert!(undone.json()["user"]["loginsValidFrom"].is_null());
+        assert!(undone.json()["user"]["signInsValidFrom"].is_null());
         completed(&app, &revocation).await;
         app.clock.advance(Duration::from_secs(3));
         app.token(&held[0].0, None).await.token();
-        app.token(&held[1].0, None).await.assert_problem(401, "login_superseded");
+        app.token(&held[1].0, None).await.assert_problem(401, "reauthentication_required");
         assert_eq!(app.acs.introspect(&held[0].1).await["active"], false, "what was revoked stays revoked");
-        let trail = app.ops(Method::GET, "/audit?action=older_logins_allowed", None).await.json();
+        let trail = app.ops(Method::GET, "/audit?action=older_sign_ins_allowed", None).await.json();
         assert_eq!(trail["events"].as_array().unwrap().len(), 1);
-        assert!(trail["events"][0]["detail"]["loginsValidFrom"].is_string());
+        assert!(trail["events"][0]["detail"]["signInsValidFrom"].is_string());
     }
 
     /// Three quarters of the limit are for the many; whoever signs in anew does not stand behind them.
     async fn a_new_login_goes_before_the_many(database) {
-        let app = TestApp::start_with(&database, "[budget]\nrevoke = 8").await;
+        let app = TestApp::start_with(&database, "[quota]\nrevoke = 8").await;
         let subjects: Vec<_> = (0..20).map(|number| format!("user{number}")).collect();
         sign_in(&app, &subjects.iter().map(String::as_str).collect::<Vec<_>>()).await;
         app.clock.advance(Duration::from_secs(5));

@@ -20,7 +20,7 @@ on_each_database! {
             app.clock.advance(Duration::from_secs(2));
             app.ops(Method::DELETE, "/users/test:alice", None).await;
         });
-        refused.assert_problem(401, "login_superseded");
+        refused.assert_problem(401, "reauthentication_required");
     }
 
     async fn first_token_creates_the_identity(database) {

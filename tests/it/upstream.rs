@@ -56,7 +56,7 @@ async fn throttling_beyond_patience_is_passed_on_with_its_wait() {
 #[tokio::test]
 async fn a_hanging_acs_is_given_up() {
     let database = Database::sqlite();
-    let app = TestApp::start_with(&database, "[tokens]\npatience = \"1s\"").await;
+    let app = TestApp::start_with(&database, "[tokens]\ntimeout = \"1s\"").await;
     app.acs.fault(json!({"operation": "create", "kind": "hang"})).await;
     app.token(&app.issuer.login("alice"), None).await.assert_problem(503, "upstream_unavailable");
 }

@@ -141,7 +141,7 @@ without! {
         in with(&scenarios::EVERYONE, 1, 1, NO_FAULTS);
     a_first_token_leaves_after_the_revocation_of_everyone: [EpochSteps] breaks NothingAfterRevoke
         in with(&scenarios::NEWCOMERS, 1, 1, NO_FAULTS);
-    an_old_login_gets_in_where_the_row_is_behind: [EpochRead] breaks OldLoginsStayOut
+    an_old_login_gets_in_where_the_row_is_stale: [EpochRead] breaks OldLoginsStayOut
         in with(&scenarios::EVERYONE, 1, 1, NO_FAULTS);
     an_old_login_of_a_newcomer_gets_in: [EpochUnknown] breaks OldLoginsStayOut
         in with(&scenarios::NEWCOMERS, 1, 1, NO_FAULTS);

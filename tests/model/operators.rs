@@ -32,9 +32,9 @@ pub fn steps(steps: &mut Steps<'_>) {
                 }
                 Operator::RevokeEveryone => {
                     to.truth.epoch += 1;
-                    to.truth.logins_valid_from = to.now;
+                    to.truth.sign_ins_valid_from = to.now;
                     to.everyone.epoch += 1;
-                    to.everyone.logins_valid_from = to.now;
+                    to.everyone.sign_ins_valid_from = to.now;
                     steps.on(act("the revocation of everyone is committed and answered 202", 0, 0), to);
                 }
                 Operator::Unblock => unblock(steps, to),
@@ -47,8 +47,8 @@ pub fn steps(steps: &mut Steps<'_>) {
 }
 
 /// Fences; an operation is needed for an active row only, because no other has handed out a token that could live.
-fn revoke(steps: &Steps<'_>, to: &mut State, reject_older_logins: bool, block: bool) {
-    to.fence(steps.config, reject_older_logins);
+fn revoke(steps: &Steps<'_>, to: &mut State, reject_older_sign_ins: bool, block: bool) {
+    to.fence(steps.config, reject_older_sign_ins);
     to.truth.blocked |= block;
     to.row.blocked |= block;
     match to.row.status {
@@ -115,7 +115,7 @@ fn import(steps: &mut Steps<'_>, to: State) {
         }
         let mut to = to;
         if row.status == Status::NoRow {
-            to.catch_up_row();
+            to.apply_global_row();
         }
         to.row.status = Status::Active;
         to.row.identity = identity;
@@ -132,7 +132,7 @@ fn purge(steps: &mut Steps<'_>) {
     let nobody_claims = from.requests.iter().all(|r| r.phase != Phase::Claim);
     if row.status != Status::Unbound
         || row.blocked
-        || from.now <= row.logins_valid_from
+        || from.now <= row.sign_ins_valid_from
         || !nothing_left
         || !nobody_claims
     {

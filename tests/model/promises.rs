@@ -40,7 +40,7 @@ promises! {
     NoDeadReuse "P3: a dead token was handed out again";
     NoDeadStored "P3: a dead token is stored where it would be handed out again";
     Settles "P4: an accepted operation never settles";
-    OldLoginsStayOut "P5: a login older than `logins_valid_from` got a token";
+    OldLoginsStayOut "P5: a login older than `sign_ins_valid_from` got a token";
     BlockedStayOut "B: a blocked user got a token";
     HonestAreServed "H: a fresh login of an honest user gets no live token";
     MappingIsSafe "M: a step that had lost its right changed the mapping or the identity bound by it";
@@ -72,13 +72,13 @@ impl State {
         let truth = &mut self.truth;
         let broken = Broken::when(truth.served != 0 && truth.served != token.identity, Promise::OneIdentity)
             .and(Broken::when(epoch < truth.epoch || token.epoch < truth.epoch, Promise::NothingAfterRevoke))
-            .and(Broken::when(login < truth.logins_valid_from, Promise::OldLoginsStayOut))
+            .and(Broken::when(login < truth.sign_ins_valid_from, Promise::OldLoginsStayOut))
             .and(Broken::when(truth.blocked, Promise::BlockedStayOut));
         truth.served = token.identity;
         // The generation no longer matters: what was handed out is only asked for being alive.
         let held = Token { generation: 0, ..token };
-        if !self.dead(config, token) && !self.truth.handed_out.contains(&held) {
-            let free = self.truth.handed_out.iter_mut().find(|t| t.identity == 0);
+        if !self.dead(config, token) && !self.truth.issued_event.contains(&held) {
+            let free = self.truth.issued_event.iter_mut().find(|t| t.identity == 0);
             *free.expect("room for tokens") = held;
         }
         broken
@@ -91,7 +91,7 @@ impl State {
             && self.stored.identity != 0
             && (self.stored.generation == self.generation(config) || !config.has(Rule::ReuseGeneration))
             && self.dead(config, self.stored)
-            && !(self.is_behind() && config.has(Rule::EpochRead))
+            && !(self.is_stale() && config.has(Rule::EpochRead))
             && !self.held(config);
         Broken::when(servable, Promise::NoDeadStored)
     }
@@ -108,7 +108,7 @@ impl State {
             && self.strays.iter().all(gone)
             && self.now >= row.held_until
             && (self.now >= row.no_reuse_before || row.no_reuse_before == NEVER)
-            && !self.is_behind()
+            && !self.is_stale()
             && !self.apart
     }
 
@@ -123,7 +123,8 @@ impl State {
         let counted = row.possible_orphans + u8::from(row.status == Status::Creating);
         // A stored token is checked by P3; without one, an honest user's request mints now.
         let reuse = self.stored.identity != 0 && self.stored.generation == self.generation(config);
-        let survives = self.truth.handed_out.iter().any(|token| token.identity != 0 && token.epoch < self.truth.epoch);
+        let survives =
+            self.truth.issued_event.iter().any(|token| token.identity != 0 && token.epoch < self.truth.epoch);
         let fresh = Token { identity: row.identity, issued: self.acs_now(config), ..Token::default() };
         let served = row.blocked || row.status != Status::Active || reuse || !self.dead(config, fresh);
         Broken::when(stuck, Promise::Settles)

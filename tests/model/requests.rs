@@ -105,8 +105,8 @@ fn begin(steps: &mut Steps<'_>, replica: u8) {
 fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let (from, row) = (steps.from, steps.from.row);
     let mut to = *from;
-    if from.is_behind() && steps.has(Rule::EpochRead) {
-        to.catch_up(steps.config);
+    if from.is_stale() && steps.has(Rule::EpochRead) {
+        to.apply_global(steps.config);
         steps.on(act("{a} finds the row behind and catches it up", replica, 0), to);
         return;
     }
@@ -116,10 +116,10 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
         _ => Rule::LoginCheck,
     };
     let has_row = row.status != Status::NoRow;
-    let superseded = row.blocked || (request.login < row.logins_valid_from && steps.has(check));
+    let superseded = row.blocked || (request.login < row.sign_ins_valid_from && steps.has(check));
     let forgotten = steps.config.is_forgotten(request.login, from.now) && (has_row || steps.has(Rule::LoginAge));
     let too_old_for_everyone =
-        !has_row && request.login < from.everyone.logins_valid_from && steps.has(Rule::EpochUnknown);
+        !has_row && request.login < from.everyone.sign_ins_valid_from && steps.has(Rule::EpochUnknown);
     let refused = forgotten || (has_row && superseded) || too_old_for_everyone;
     let waits = match row.status {
         Status::Deleting => true,
@@ -211,7 +211,7 @@ fn claim(steps: &mut Steps<'_>, replica: u8, request: Request) {
         claims.generation = generation;
     }
     if row.status == Status::NoRow {
-        to.catch_up_row();
+        to.apply_global_row();
     }
     if takes_over && steps.has(Rule::CountOrphan) {
         to.row.possible_orphans += 1;

@@ -30,7 +30,7 @@ rules! {
     MintTimeMax "`last_minted_at` never moves back";
     ReuseGeneration "reuse only a token of the present generation";
     DropStored "revoke, block and delete drop the stored tokens in their transaction";
-    LoginCheck "a login is at least as new as `logins_valid_from`";
+    LoginCheck "a login is at least as new as `sign_ins_valid_from`";
     LoginCheckUnbound "the same where the row has no identity";
     LoginAge "a login from before the oldest row that is kept is refused, also where there is no row";
     ClaimGeneration "claim only where the generation is the one read";
@@ -64,7 +64,7 @@ rules! {
     Unblock "unblock clears the block and nothing else";
     EpochSteps "revoking everyone steps the generation of every user, by a number that is added to it";
     EpochRead "whoever finds a row behind the present epoch first catches it up";
-    EpochUnknown "where there is no row, the login is at least as new as everyone's `logins_valid_from`";
+    EpochUnknown "where there is no row, the login is at least as new as everyone's `sign_ins_valid_from`";
     EpochOperation "catching up queues a revocation where there is an identity";
 }
 

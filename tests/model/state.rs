@@ -42,7 +42,7 @@ pub struct Row {
     pub identity: u8,
     pub blocked: bool,
     pub generation: u8,
-    pub logins_valid_from: u8,
+    pub sign_ins_valid_from: u8,
     /// The last revocation of everyone that was carried over to this row.
     pub epoch: u8,
     pub held_until: u8,
@@ -59,9 +59,9 @@ pub struct Row {
 
 /// What was done to everyone at once, without touching a row.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Everyone {
+pub struct GlobalState {
     pub epoch: u8,
-    pub logins_valid_from: u8,
+    pub sign_ins_valid_from: u8,
 }
 
 /// What an operation wants from ACS.
@@ -174,12 +174,12 @@ pub enum Life {
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Truth {
     /// Tokens that were handed out and are alive.
-    pub handed_out: [Token; 5],
+    pub issued_event: [Token; 5],
     /// The identity that tokens were handed out from since the last delete.
     pub served: u8,
     /// Revokes, blocks and deletes answered so far.
     pub epoch: u8,
-    pub logins_valid_from: u8,
+    pub sign_ins_valid_from: u8,
     pub blocked: bool,
     /// Bits of the living identities that a transaction wrote down, be it as bound or as lost.
     pub known: u8,
@@ -205,7 +205,7 @@ pub struct State {
     /// Whether the two clocks are in different seconds.
     pub apart: bool,
     pub row: Row,
-    pub everyone: Everyone,
+    pub everyone: GlobalState,
     pub stored: Token,
     pub operations: [Operation; 4],
     pub life: [Life; 6],
@@ -258,19 +258,19 @@ impl State {
     }
 
     /// Tells whether everyone was revoked and the row does not know of it yet.
-    pub fn is_behind(&self) -> bool {
+    pub fn is_stale(&self) -> bool {
         self.row.status != Status::NoRow && self.row.epoch < self.everyone.epoch
     }
 
     /// Carries what was done to everyone over to the row; what is new starts there.
-    pub fn catch_up_row(&mut self) {
+    pub fn apply_global_row(&mut self) {
         self.row.epoch = self.everyone.epoch;
-        self.row.logins_valid_from = self.row.logins_valid_from.max(self.everyone.logins_valid_from);
+        self.row.sign_ins_valid_from = self.row.sign_ins_valid_from.max(self.everyone.sign_ins_valid_from);
     }
 
     /// Does to the user what was done to everyone.
-    pub fn catch_up(&mut self, config: &Config) {
-        self.catch_up_row();
+    pub fn apply_global(&mut self, config: &Config) {
+        self.apply_global_row();
         self.stored = Token::default();
         if self.row.status == Status::Active && config.has(Rule::EpochOperation) {
             self.accept(config, Kind::Revoke, self.row.identity);
@@ -278,18 +278,18 @@ impl State {
     }
 
     /// What revoke, block and delete have in common.
-    pub fn fence(&mut self, config: &Config, reject_older_logins: bool) {
+    pub fn fence(&mut self, config: &Config, reject_older_sign_ins: bool) {
         self.truth.epoch += 1;
-        self.catch_up_row();
+        self.apply_global_row();
         if config.has(Rule::GenerationMoves) {
             self.row.generation += 1;
         }
         if config.has(Rule::DropStored) {
             self.stored = Token::default();
         }
-        if reject_older_logins {
-            self.row.logins_valid_from = self.now;
-            self.truth.logins_valid_from = self.now;
+        if reject_older_sign_ins {
+            self.row.sign_ins_valid_from = self.now;
+            self.truth.sign_ins_valid_from = self.now;
         }
     }
 
@@ -334,13 +334,13 @@ impl State {
     /// Forgets what can no longer matter.
     pub fn forget(&mut self, config: &Config) {
         let now = self.now;
-        for index in 0..self.truth.handed_out.len() {
-            let token = self.truth.handed_out[index];
+        for index in 0..self.truth.issued_event.len() {
+            let token = self.truth.issued_event[index];
             if token.identity != 0 && self.dead(config, token) {
-                self.truth.handed_out[index] = Token::default();
+                self.truth.issued_event[index] = Token::default();
             }
         }
-        self.truth.handed_out.sort_unstable();
+        self.truth.issued_event.sort_unstable();
         for (identity, life) in self.life.iter().enumerate() {
             if *life != Life::Alive {
                 self.truth.known &= !(1 << identity);

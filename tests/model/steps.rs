@@ -118,9 +118,9 @@ fn creation_claim_runs_out(steps: &mut Steps<'_>) {
 
 /// A worker goes through the rows that are behind.
 fn row_is_caught_up(steps: &mut Steps<'_>) {
-    if steps.from.is_behind() {
+    if steps.from.is_stale() {
         let mut to = *steps.from;
-        to.catch_up(steps.config);
+        to.apply_global(steps.config);
         steps.on(act("a worker catches the row up", 0, 0), to);
     }
 }

@@ -135,7 +135,7 @@ fn complete(steps: &mut Steps<'_>, replica: u8, worker: Worker, operation: Opera
     let completed = &mut to.operations[usize::from(worker.operation)];
     completed.completed = true;
     completed.claimed_by = 0;
-    let survives = from.truth.handed_out.iter().any(|token| {
+    let survives = from.truth.issued_event.iter().any(|token| {
         token.identity == operation.identity && token.epoch < operation.epoch && !from.dead(steps.config, *token)
     });
     let mut broken = Broken::when(survives && operation.kind != Kind::Discard, Promise::OldTokensDie);
@@ -159,7 +159,7 @@ fn complete(steps: &mut Steps<'_>, replica: u8, worker: Worker, operation: Opera
                 if !steps.has(Rule::Tombstone) {
                     to.row.status = Status::NoRow;
                     to.row.generation = 0;
-                    to.row.logins_valid_from = 0;
+                    to.row.sign_ins_valid_from = 0;
                 }
             }
         }

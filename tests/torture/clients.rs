@@ -86,7 +86,7 @@ impl Client {
                 [401, 403, 409, 503].contains(&status.as_u16()) || code == "cut off",
                 "an answer that nobody understands: {status} {body}"
             );
-            if code == "login_superseded" && self.random.percent(90) {
+            if code == "reauthentication_required" && self.random.percent(90) {
                 self.sign_in(user).await;
             }
             return self.history.count(format!("tokens refused ({code})"));
@@ -121,7 +121,7 @@ impl Client {
         let path = format!("/users/main:{}", name(user));
         let (method, path, body) = match kind {
             Kind::Revoke => (Method::POST, path + "/revoke", json!({})),
-            Kind::RevokeKeepingLogins => (Method::POST, path + "/revoke", json!({"rejectOlderLogins": false})),
+            Kind::RevokeKeepingLogins => (Method::POST, path + "/revoke", json!({"rejectOlderSignIns": false})),
             Kind::Block => (Method::POST, path + "/block", json!({})),
             Kind::Unblock => (Method::POST, path + "/unblock", json!({})),
             _ => (Method::DELETE, path, json!({})),

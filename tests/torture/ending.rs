@@ -9,13 +9,13 @@ use sqlx::{Connection, PgConnection};
 use crate::{
     clients::name,
     history::History,
-    world::{ACCESS_KEY, OPS_KEY, SEALING_KEY, STRAY_S, World},
+    world::{ACCESS_KEY, ENCRYPTION_KEY, MAX_CALL_AGE_S, OPS_KEY, World},
 };
 
 /// How long everything that was accepted may take to settle: pauses grow to half of an operation's age.
 const SETTLES_WITHIN: Duration = Duration::from_mins(4);
 /// How long a call can act, as the replicas are told, and the two seconds of the protocol's G.
-const STRAYS_ARE_OVER: Duration = Duration::from_secs(STRAY_S + 2);
+const STRAYS_ARE_OVER: Duration = Duration::from_secs(MAX_CALL_AGE_S + 2);
 /// How long an honest user with a new login may have to wait.
 const SERVED_WITHIN: Duration = Duration::from_secs(40);
 
@@ -124,7 +124,7 @@ fn logs(world: &World) -> Vec<std::path::PathBuf> {
 
 fn look_for_secrets(world: &World, history: &History) {
     // Every token and every login is a JWT, and begins so.
-    let mut secrets = vec!["eyJ".to_owned(), ACCESS_KEY.to_owned(), OPS_KEY.to_owned(), SEALING_KEY.to_owned()];
+    let mut secrets = vec!["eyJ".to_owned(), ACCESS_KEY.to_owned(), OPS_KEY.to_owned(), ENCRYPTION_KEY.to_owned()];
     secrets.extend(history.handed().first().map(|handed| handed.token[..20].to_owned()));
     for path in logs(world) {
         let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();

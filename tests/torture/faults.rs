@@ -52,13 +52,13 @@ const FAULTS: &[Fault] = &[
         name: "a fence neither steps the generation nor drops what is kept",
         edits: &[
             ("src/store/fences.rs", "SET generation = generation + 1,", "SET generation = generation,"),
-            ("src/store/fences.rs", "kept_tokens = NULL, kept_until = NULL, epoch = $8", "epoch = $8"),
+            ("src/store/fences.rs", "cached_tokens = NULL, cached_until = NULL, epoch = $8", "epoch = $8"),
         ],
     },
     Fault {
-        name: "kept tokens outlive a fence",
+        name: "cached tokens outlive a fence",
         edits: &[
-            ("src/store/fences.rs", "kept_tokens = NULL, kept_until = NULL, epoch = $8", "epoch = $8"),
+            ("src/store/fences.rs", "cached_tokens = NULL, cached_until = NULL, epoch = $8", "epoch = $8"),
             (
                 "src/service/reuse.rs",
                 "identity: owner.acs_id.as_str(), generation: owner.generation",
@@ -67,11 +67,11 @@ const FAULTS: &[Fault] = &[
         ],
     },
     Fault {
-        name: "kept tokens are handed out to any login",
+        name: "cached tokens are handed out to any login",
         edits: &[(
             "src/service/reuse.rs",
-            "if let Some(login) = asker.login_time {\n            self.refuse_old_login(logins_valid_from, login, now)?;",
-            "if let Some(login) = asker.login_time.filter(|_| logins_valid_from.is_none()) {\n            self.refuse_old_login(logins_valid_from, login, now)?;",
+            "if let Some(login) = requester.sign_in_time {\n            self.refuse_old_sign_in(sign_ins_valid_from, login, now)?;",
+            "if let Some(login) = requester.sign_in_time.filter(|_| sign_ins_valid_from.is_none()) {\n            self.refuse_old_sign_in(sign_ins_valid_from, login, now)?;",
         )],
     },
     Fault {

@@ -32,7 +32,7 @@ use world::World;
 
 /// How much a run does.
 #[derive(Clone, Copy)]
-struct Extent {
+struct ListArgs {
     users: usize,
     clients: usize,
     operations: u64,
@@ -41,9 +41,9 @@ struct Extent {
 }
 
 /// The form for every day.
-const SHORT: Extent = Extent { users: 24, clients: 16, operations: 1500, longest: Duration::from_secs(90) };
+const SHORT: ListArgs = ListArgs { users: 24, clients: 16, operations: 1500, longest: Duration::from_secs(90) };
 /// The form by hand.
-const LONG: Extent = Extent { users: 200, clients: 24, operations: 20_000, longest: Duration::from_mins(20) };
+const LONG: ListArgs = ListArgs { users: 200, clients: 24, operations: 20_000, longest: Duration::from_mins(20) };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promises_hold_for_a_while() {
@@ -56,7 +56,7 @@ async fn promises_hold_for_long() {
     run(LONG).await;
 }
 
-async fn run(extent: Extent) {
+async fn run(extent: ListArgs) {
     let environment = config::environment();
     let number = |name: &str| environment.get(name).and_then(|text| text.parse::<u64>().ok());
     let postgres = environment.get("TORTURE_POSTGRES_URL").zip(environment.get("TORTURE_POSTGRES_RESTART"));

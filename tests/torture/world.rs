@@ -18,10 +18,10 @@ use crate::proxy::Proxy;
 pub const REPLICAS: usize = 3;
 pub const OPS_KEY: &str = "atv_operator_of-the-torture";
 pub const ACCESS_KEY: &str = "dG9ydHVyZS1hY2Nlc3Mta2V5LW9mLXRoZS1lbXVsYXRvcg==";
-pub const SEALING_KEY: &str = "U1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1M=";
+pub const ENCRYPTION_KEY: &str = "U1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1NTU1M=";
 
 /// A call to ACS acts at most so long after it was claimed: its own deadline, and what `late` adds.
-pub const STRAY_S: u64 = 6;
+pub const MAX_CALL_AGE_S: u64 = 6;
 const LATE_MS: u64 = 4000;
 
 pub struct World {
@@ -95,9 +95,9 @@ impl World {
         let through_proxy = format!("{credentials}@{}/{name}", postgres.address);
         let settings = format!(
             "[database]\nurl = \"{through_proxy}\"\nacquire_timeout = \"2s\"\n\
-             [acs]\nconnection_string = \"endpoint=http://{acs};accesskey={ACCESS_KEY}\"\ntimeout = \"1500ms\"\n\
-             [tokens]\nsealing_keys = \"{SEALING_KEY}\"\nstray = \"{STRAY_S}s\"\n\
-             [budget]\nissue = 3000\ncreate_with_token = 1000\nrevoke = 1200\ndelete = 400\n\
+             [acs]\nconnection_string = \"endpoint=http://{acs};accesskey={ACCESS_KEY}\"\ntimeout = \"1500ms\"\nmax_call_age = \"{MAX_CALL_AGE_S}s\"\n\
+             [tokens]\nencryption_keys = \"{ENCRYPTION_KEY}\"\n\
+             [quota]\nissue = 3000\ncreate_with_token = 1000\nrevoke = 1200\ndelete = 400\n\
              [limits]\nuser = {{ requests = 1000000, per = \"1s\" }}\n\
              [ops.keys.operator]\nhash = \"{hash}\"\nroles = [\"operator\"]\nscopes = [\"chat\", \"voip\"]\n\
              [shutdown]\ndelay = \"0s\"\n\

@@ -18,7 +18,7 @@ use jsonwebtoken::Algorithm;
 use crate::{
     Effort, load,
     report::{Figure, Finding, Series, median, percentile, ratio},
-    world::{ACCESS_KEY, NO_BUDGET, Setup, World, subjects},
+    world::{ACCESS_KEY, NO_QUOTA, Setup, World, subjects},
 };
 
 const USERS: usize = 2_000;
@@ -31,7 +31,7 @@ const AT_ONCE: usize = 4;
 pub async fn measure(world: &World, effort: Effort) -> anyhow::Result<Figure> {
     let emulator = world.emulator("p2-emulator", &["--no-limits"]).await?;
     let database = world.database("bench_p2").await?;
-    let setup = Setup { database: &database, emulator: &emulator.url, reuse: false, more: NO_BUDGET };
+    let setup = Setup { database: &database, emulator: &emulator.url, reuse: false, more: NO_QUOTA };
     let ours = world.service("p2-postgres", &setup).await?;
     let sqlite_database = world.sqlite("p2");
     let sqlite = world.service("p2-sqlite", &Setup { database: &sqlite_database, ..setup.clone() }).await?;

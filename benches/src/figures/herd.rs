@@ -21,7 +21,7 @@ pub async fn measure(world: &World) -> anyhow::Result<(Figure, Figure)> {
     let emulator = world.emulator("p3-emulator", &limits.iter().map(String::as_str).collect::<Vec<_>>()).await?;
     let budget = LIMITS.map(|(call, calls)| format!("{call} = {calls}")).join("\n");
     let database = world.database("bench_p3").await?;
-    let more = format!("[budget]\n{budget}\n");
+    let more = format!("[quota]\n{budget}\n");
     let setup = Setup { database: &database, emulator: &emulator.url, reuse: true, more: &more };
     let mut replicas = Vec::new();
     for name in ["p3-first", "p3-second", "p3-third"] {

@@ -10,7 +10,7 @@ use crate::{
     load,
     processes::program,
     report::{Figure, Finding, Series, ratio},
-    world::{NO_BUDGET, Setup, World, subjects},
+    world::{NO_QUOTA, Setup, World, subjects},
 };
 
 const USERS: usize = 100;
@@ -20,7 +20,7 @@ const LONG: usize = 1_200;
 pub async fn measure(world: &World) -> anyhow::Result<Figure> {
     let emulator = world.emulator("p8-emulator", &["--no-limits"]).await?;
     let database = world.database("bench_p8").await?;
-    let setup = Setup { database: &database, emulator: &emulator.url, reuse: true, more: NO_BUDGET };
+    let setup = Setup { database: &database, emulator: &emulator.url, reuse: true, more: NO_QUOTA };
     let logins = world.issuer.logins(Algorithm::RS256, &subjects(USERS))?;
     let service = world.service("p8-warm-up", &setup).await?;
     let sample = load::once_each(&world.http, &service.url, &logins).await?;

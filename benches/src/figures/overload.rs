@@ -16,7 +16,7 @@ use super::memory::megabytes;
 use crate::{
     load,
     report::{Figure, Finding, Series, percentile},
-    world::{NO_BUDGET, OPS_KEY, Setup, World, subjects},
+    world::{NO_QUOTA, OPS_KEY, Setup, World, subjects},
 };
 
 const USERS: usize = 5_000;
@@ -29,7 +29,7 @@ const OVERLOAD_TIME: Duration = Duration::from_secs(30);
 pub async fn measure(world: &World) -> anyhow::Result<Figure> {
     let emulator = world.emulator("p7-emulator", &["--no-limits"]).await?;
     let database = world.database("bench_p7").await?;
-    let more = format!("[server]\nmax_in_flight = {PLACES}\n{NO_BUDGET}");
+    let more = format!("[server]\nmax_in_flight = {PLACES}\n{NO_QUOTA}");
     let setup = Setup { database: &database, emulator: &emulator.url, reuse: false, more: &more };
     let service = world.service("p7", &setup).await?;
     let logins = Arc::new(world.issuer.logins(Algorithm::ES256, &subjects(USERS))?);

@@ -8,7 +8,7 @@ use super::execute;
 use crate::{
     Effort, load,
     report::{Figure, Finding, Series, ratio},
-    world::{NO_BUDGET, Service, Setup, World},
+    world::{NO_QUOTA, Service, Setup, World},
 };
 
 const SMALL: u32 = 10_000;
@@ -67,7 +67,7 @@ pub async fn measure(world: &World, effort: Effort) -> anyhow::Result<Figure> {
 
 async fn fill(world: &World, emulator: &str, name: &str, rows: u32) -> anyhow::Result<Mapping> {
     let database = world.database(name).await?;
-    let setup = Setup { database: &database, emulator, reuse: true, more: NO_BUDGET };
+    let setup = Setup { database: &database, emulator, reuse: true, more: NO_QUOTA };
     let service = world.service(name, &setup).await?;
     let first = world.issuer.login(Algorithm::ES256, "the-first")?;
     let answer = load::once_each(&world.http, &service.url, &[first]).await?;

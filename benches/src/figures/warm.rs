@@ -7,7 +7,7 @@ use super::{ceiling_database, execute};
 use crate::{
     Effort, load,
     report::{Figure, Finding, Series, ratio},
-    world::{NO_BUDGET, Setup, World, subjects},
+    world::{NO_QUOTA, Setup, World, subjects},
 };
 
 const USERS: usize = 10_000;
@@ -17,7 +17,7 @@ pub async fn measure(world: &World, effort: Effort) -> anyhow::Result<Figure> {
     let subjects = subjects(USERS);
     let emulator = world.emulator("p1-emulator", &["--no-limits"]).await?;
     let (postgres, sqlite) = (world.database("bench_p1").await?, world.sqlite("p1"));
-    let setup = Setup { database: &postgres, emulator: &emulator.url, reuse: true, more: NO_BUDGET };
+    let setup = Setup { database: &postgres, emulator: &emulator.url, reuse: true, more: NO_QUOTA };
     let on_postgres = world.service("p1-postgres", &setup).await?;
     let on_sqlite = world.service("p1-sqlite", &Setup { database: &sqlite, ..setup.clone() }).await?;
     let peer_database = world.database("bench_peer").await?;

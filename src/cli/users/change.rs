@@ -24,7 +24,7 @@ pub(super) enum Command {
         change: Change,
         /// Let logins from before now get new tokens.
         #[arg(long)]
-        keep_logins: bool,
+        keep_sign_ins: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -41,7 +41,7 @@ pub(super) enum Command {
         change: Change,
     },
     /// Let a user's logins in again that a revocation by mistake shut out.
-    AllowOlderLogins {
+    AllowOlderSignIns {
         #[command(flatten)]
         change: Change,
     },
@@ -93,9 +93,9 @@ impl Command {
     /// Makes the change and shows what became of it.
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
-            Self::Revoke { change, keep_logins, wait } => {
+            Self::Revoke { change, keep_sign_ins, wait } => {
                 let (user, mut request) = change.into_parts();
-                request.reject_older_logins = keep_logins.then_some(false);
+                request.reject_older_sign_ins = keep_sign_ins.then_some(false);
                 let answer = session.client.post(&["users", &user, "revoke"], &request).await?;
                 finish(session, "revoked", answer, wait).await
             }
@@ -109,9 +109,9 @@ impl Command {
                 let answer = session.client.post(&["users", &user, "unblock"], &request).await?;
                 finish(session, "unblocked", answer, Wait { wait: false }).await
             }
-            Self::AllowOlderLogins { change } => {
+            Self::AllowOlderSignIns { change } => {
                 let (user, request) = change.into_parts();
-                let answer = session.client.post(&["users", &user, "allow-older-logins"], &request).await?;
+                let answer = session.client.post(&["users", &user, "allow-older-sign-ins"], &request).await?;
                 session.show(&answer, |change: &ChangeResponse| {
                     format!("logins from before the last revocation of {} are good again\n", name(&change.user))
                 })
@@ -127,7 +127,7 @@ impl Command {
 
 impl Change {
     fn into_parts(self) -> (String, ChangeRequest) {
-        let request = ChangeRequest { reason: self.reason, reject_older_logins: None };
+        let request = ChangeRequest { reason: self.reason, reject_older_sign_ins: None };
         (self.one.user, request)
     }
 }

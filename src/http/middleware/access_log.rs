@@ -23,7 +23,7 @@ use crate::http::{
     middleware::gate,
     problem::{Code, Problem},
 };
-use crate::{api::ProblemDocument, domain::user::UserId, metrics::Metrics, service::How};
+use crate::{api::ProblemDocument, domain::user::UserId, metrics::Metrics, service::TokenSource};
 
 /// Headers whose values no layer may log.
 pub(in crate::http) const SENSITIVE_HEADERS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
@@ -67,7 +67,7 @@ pub(in crate::http) async fn observe(State(observer): State<Observer>, mut reque
             problem.log(Some(latency_us));
             render(problem, &mut response, &id);
         }
-        (None, Some(handed_out)) => log_token(&handed_out, latency_us),
+        (None, Some(issued_event)) => log_token(&issued_event, latency_us),
         (None, None) => tracing::info!(status = response.status().as_u16(), latency_us, "answered"),
     });
     if let Ok(value) = HeaderValue::from_str(&id.0) {
@@ -79,17 +79,17 @@ pub(in crate::http) async fn observe(State(observer): State<Observer>, mut reque
 
 /// What the log keeps of a token that leaves the house: enough to find who received which.
 #[derive(Clone)]
-pub(in crate::http) struct HandedOut {
+pub(in crate::http) struct TokenIssuedEvent {
     pub(in crate::http) user: UserId,
     pub(in crate::http) fingerprint: String,
-    pub(in crate::http) how: How,
+    pub(in crate::http) how: TokenSource,
     pub(in crate::http) expires_on: DateTime<Utc>,
-    pub(in crate::http) login_id: Option<String>,
+    pub(in crate::http) sign_in_id: Option<String>,
     pub(in crate::http) session_id: Option<String>,
     pub(in crate::http) client: Option<IpAddr>,
 }
 
-fn log_token(token: &HandedOut, latency_us: u64) {
+fn log_token(token: &TokenIssuedEvent, latency_us: u64) {
     tracing::info!(
         status = 200,
         latency_us,
@@ -97,8 +97,8 @@ fn log_token(token: &HandedOut, latency_us: u64) {
         fingerprint = token.fingerprint,
         how = token.how.as_str(),
         expires_on = %token.expires_on,
-        login_jti = token.login_id,
-        login_sid = token.session_id,
+        sign_in_jti = token.sign_in_id,
+        sign_in_sid = token.session_id,
         client = token.client.map(tracing::field::display),
         "token handed out"
     );

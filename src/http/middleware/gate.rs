@@ -24,7 +24,7 @@ use crate::http::{
 };
 use crate::{
     auth,
-    limit::{Limit, Standing, Turns},
+    limit::{Limit, RateLimitStatus, Turns},
     metrics::Metrics,
 };
 
@@ -147,7 +147,7 @@ fn count_failure(api: &Api, request: &Request, error: auth::Error) -> Problem {
         auth::Error::Missing | auth::Error::UnknownKey | auth::Error::KeysUnavailable { .. } => false,
     };
     let client = request.extensions().get::<ClientAddress>().and_then(|client| client.0);
-    match (&api.limits.failed_logins, client) {
+    match (&api.limits.failed_sign_ins, client) {
         (Some(limit), Some(client)) if is_callers_fault => {
             let standing = limit.count(network(client));
             if standing.is_exceeded { refused(api, standing) } else { error.into() }
@@ -164,14 +164,14 @@ fn network(client: IpAddr) -> u64 {
     }
 }
 
-fn refused(api: &Api, standing: Standing) -> Problem {
+fn refused(api: &Api, standing: RateLimitStatus) -> Problem {
     api.metrics.request_rate_limited(standing.limit);
     Problem::new(Code::RateLimited).retry_after(standing.next_in).standing(standing)
 }
 
 /// Writes how a caller stands (draft-ietf-httpapi-ratelimit-headers-10).
-pub(in crate::http) fn write(headers: &mut HeaderMap, standing: Standing) {
-    let Standing { limit, rate, remaining, next_in, .. } = standing;
+pub(in crate::http) fn write(headers: &mut HeaderMap, standing: RateLimitStatus) {
+    let RateLimitStatus { limit, rate, remaining, next_in, .. } = standing;
     let seconds = |time: Duration| time.as_millis().div_ceil(1000);
     let policy = format!("\"{limit}\";q={};w={}", rate.requests, seconds(rate.per));
     let state = format!("\"{limit}\";r={remaining};t={}", seconds(next_in));

@@ -4,26 +4,26 @@ use axum::{Json as Answer, extract::State, http::StatusCode};
 
 use crate::http::{
     Api,
-    extract::{Login, Operator, OptionalJson, Traced, UserPath},
+    extract::{Context, Login, Operator, OptionalJson, UserPath},
     problem::{Code, Problem},
     view,
 };
 use crate::{
     api::{ChangeRequest, ChangeResponse, ProblemDocument},
     auth::Role,
-    domain::{audit::Trace, user::UserRef},
-    service::{FenceKind, Order},
+    domain::{audit::RequestContext, user::UserRef},
+    service::{AccessChange, ChangeContext},
 };
 
 const MAX_REASON_CHARACTERS: usize = 500;
 
-type Changed = Result<(StatusCode, Answer<ChangeResponse>), Problem>;
+type ChangeOutcome = Result<(StatusCode, Answer<ChangeResponse>), Problem>;
 
 /// What is to become of a user.
 enum Change {
-    Fence(FenceKind),
+    Fence(AccessChange),
     Unblock,
-    AllowOlderLogins,
+    AllowOlderSignIns,
 }
 
 macro_rules! change {
@@ -50,10 +50,10 @@ macro_rules! change {
         pub(in crate::http) async fn $name(
             State(api): State<Api>,
             operator: Operator,
-            Traced(trace): Traced,
+            Context(trace): Context,
             UserPath(user): UserPath,
             OptionalJson($request): OptionalJson<ChangeRequest>,
-        ) -> Changed {
+        ) -> ChangeOutcome {
             operator.must_be_one_of(&[Role::$role])?;
             let what = $what;
             change(&api, &operator, trace, &user, $request, what).await
@@ -66,7 +66,7 @@ change!(
     ///
     /// Ends every token of the user. Unless told otherwise, logins from before now get no token any more.
     post, "/users/{user}/revoke", Revoker, revoke_user, |request| {
-        Change::Fence(FenceKind::Revoke { reject_older_logins: request.reject_older_logins.unwrap_or(true) })
+        Change::Fence(AccessChange::Revoke { reject_older_sign_ins: request.reject_older_sign_ins.unwrap_or(true) })
     }
 );
 
@@ -74,7 +74,7 @@ change!(
     /// Block a user.
     ///
     /// As a revocation, and no new token until the block is lifted.
-    post, "/users/{user}/block", Revoker, block_user, |request| Change::Fence(FenceKind::Block)
+    post, "/users/{user}/block", Revoker, block_user, |request| Change::Fence(AccessChange::Block)
 );
 
 change!(
@@ -88,14 +88,14 @@ change!(
     /// Let a user's older logins in again.
     ///
     /// Undoes what a revocation by mistake did to logins from before it. Tokens that it ended stay ended.
-    post, "/users/{user}/allow-older-logins", Operator, allow_older_logins, |request| Change::AllowOlderLogins
+    post, "/users/{user}/allow-older-sign-ins", Operator, allow_older_sign_ins, |request| Change::AllowOlderSignIns
 );
 
 change!(
     /// Delete a user's identity.
     ///
     /// For good, with the user's chat memberships. Only a newer login starts afresh, with a new identity.
-    delete, "/users/{user}", Operator, delete_user, |request| Change::Fence(FenceKind::Delete)
+    delete, "/users/{user}", Operator, delete_user, |request| Change::Fence(AccessChange::Delete)
 );
 
 /// Sign out everywhere.
@@ -106,13 +106,17 @@ change!(
     responses(
         (status = 200, description = "Done, at ACS too.", body = ChangeResponse),
         (status = 202, description = "Accepted for good, and being retried until ACS confirms it.", body = ChangeResponse),
-        (status = 401, description = "`missing_credentials`, `invalid_token`, `login_superseded`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "`missing_credentials`, `invalid_token`, `reauthentication_required`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "`store_unavailable`, `keys_unavailable`: nothing was accepted", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub(in crate::http) async fn revoke_me(State(api): State<Api>, Login(login): Login, Traced(trace): Traced) -> Changed {
-    let order = Order { actor: None, reason: None, trace };
+pub(in crate::http) async fn revoke_me(
+    State(api): State<Api>,
+    Login(login): Login,
+    Context(trace): Context,
+) -> ChangeOutcome {
+    let order = ChangeContext { actor: None, reason: None, trace };
     Ok(view::changed(api.service.revoke_me(&login, &order).await?))
 }
 
@@ -124,43 +128,51 @@ pub(in crate::http) async fn revoke_me(State(api): State<Api>, Login(login): Log
     responses(
         (status = 200, description = "Done, at ACS too.", body = ChangeResponse),
         (status = 202, description = "Accepted for good, and being retried until ACS confirms it.", body = ChangeResponse),
-        (status = 401, description = "`missing_credentials`, `invalid_token`, `login_superseded`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "`missing_credentials`, `invalid_token`, `reauthentication_required`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 403, description = "`forbidden`: the settings do not allow it", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "`store_unavailable`, `keys_unavailable`: nothing was accepted", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub(in crate::http) async fn delete_me(State(api): State<Api>, Login(login): Login, Traced(trace): Traced) -> Changed {
-    let order = Order { actor: None, reason: None, trace };
+pub(in crate::http) async fn delete_me(
+    State(api): State<Api>,
+    Login(login): Login,
+    Context(trace): Context,
+) -> ChangeOutcome {
+    let order = ChangeContext { actor: None, reason: None, trace };
     Ok(view::changed(api.service.delete_me(&login, &order).await?))
 }
 
 async fn change(
     api: &Api,
     operator: &Operator,
-    trace: Trace,
+    trace: RequestContext,
     user: &UserRef,
     request: ChangeRequest,
     what: Change,
-) -> Changed {
-    if request.reject_older_logins.is_some() && !matches!(what, Change::Fence(FenceKind::Revoke { .. })) {
-        return Err(Problem::new(Code::InvalidRequest).detail("`rejectOlderLogins`: is for a revocation only"));
+) -> ChangeOutcome {
+    if request.reject_older_sign_ins.is_some() && !matches!(what, Change::Fence(AccessChange::Revoke { .. })) {
+        return Err(Problem::new(Code::InvalidRequest).detail("`rejectOlderSignIns`: is for a revocation only"));
     }
     let order = order(operator, trace, request.reason)?;
     let changed = match what {
         Change::Fence(kind) => api.service.fence(user, kind, &order).await?,
         Change::Unblock => api.service.unblock(user, &order).await?,
-        Change::AllowOlderLogins => api.service.allow_older_logins(user, &order).await?,
+        Change::AllowOlderSignIns => api.service.allow_older_sign_ins(user, &order).await?,
     };
     Ok(view::changed(changed))
 }
 
 /// Who asks for it, and why.
-pub(in crate::http) fn order(operator: &Operator, trace: Trace, reason: Option<String>) -> Result<Order, Problem> {
+pub(in crate::http) fn order(
+    operator: &Operator,
+    trace: RequestContext,
+    reason: Option<String>,
+) -> Result<ChangeContext, Problem> {
     let too_long = |reason: &String| reason.chars().count() > MAX_REASON_CHARACTERS || reason.contains('\0');
     if reason.as_ref().is_some_and(too_long) {
         let detail = format!("`reason`: at most {MAX_REASON_CHARACTERS} characters, without NUL");
         return Err(Problem::new(Code::InvalidRequest).detail(detail));
     }
-    Ok(Order { actor: Some(operator.actor()), reason, trace })
+    Ok(ChangeContext { actor: Some(operator.actor()), reason, trace })
 }

@@ -17,14 +17,14 @@ use tokio_util::io::StreamReader;
 
 use crate::http::{
     Api,
-    extract::{Operator, Traced},
+    extract::{Context, Operator},
     problem::{Code, Problem},
 };
 use crate::{
     api::{ImportLine, ImportLineResult, ImportResult, ProblemDocument},
     auth::Role,
     domain::user::{AcsId, AppUser, IssuerKey, Subject},
-    service::{self, Order},
+    service::{self, ChangeContext},
 };
 
 /// How many lines are imported in one transaction.
@@ -55,7 +55,7 @@ type Line = Result<(AppUser, AcsId), String>;
 pub(in crate::http) async fn import_users(
     State(api): State<Api>,
     operator: Operator,
-    Traced(trace): Traced,
+    Context(trace): Context,
     request: Request,
 ) -> Result<Response, Problem> {
     operator.must_be_one_of(&[Role::Operator])?;
@@ -63,7 +63,7 @@ pub(in crate::http) async fn import_users(
     if content_type.is_none_or(|text| text.split(';').next().unwrap_or_default().trim() != JSON_LINES) {
         return Err(Problem::new(Code::UnsupportedMediaType).detail(format!("the body must be `{JSON_LINES}`")));
     }
-    let order = Order { actor: Some(operator.actor()), reason: None, trace };
+    let order = ChangeContext { actor: Some(operator.actor()), reason: None, trace };
     let reader = StreamReader::new(request.into_body().into_data_stream().map_err(io::Error::other));
     let lines = Lines { reader, line: Vec::new(), length: 0 };
     let answers = stream::try_unfold(Some((lines, 1)), move |state| {
@@ -146,7 +146,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
 }
 
 /// Imports some lines and writes the answer to them; tells too whether more lines may follow.
-async fn import(api: &Api, order: &Order, first: u64, chunk: Vec<Result<String, Broken>>) -> (Bytes, bool) {
+async fn import(api: &Api, order: &ChangeContext, first: u64, chunk: Vec<Result<String, Broken>>) -> (Bytes, bool) {
     let mut is_whole = true;
     let mut parsed = Vec::with_capacity(chunk.len());
     for line in chunk {

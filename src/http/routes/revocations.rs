@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::http::{
     Api,
-    extract::{IdPath, Json, Operator, Query, Traced},
+    extract::{Context, IdPath, Json, Operator, Query},
     paging,
     problem::{Code, Problem},
     routes::access,
@@ -16,7 +16,7 @@ use crate::{
     api::{ProblemDocument, RevocationRequest, RevocationResponse, RevocationsPage, RevocationsQuery},
     auth::Role,
     domain::user::UserRef,
-    service::Whom,
+    service::RevocationTarget,
 };
 
 const MAX_USERS: usize = 10_000;
@@ -44,14 +44,14 @@ const MAX_USERS: usize = 10_000;
 pub(in crate::http) async fn revoke_many(
     State(api): State<Api>,
     operator: Operator,
-    Traced(trace): Traced,
+    Context(trace): Context,
     Json(request): Json<RevocationRequest>,
 ) -> Result<(StatusCode, Answer<RevocationResponse>), Problem> {
     operator.must_be_one_of(&[Role::Operator])?;
     let users = request.users.unwrap_or_default();
     let whom = match (request.all, users.is_empty()) {
-        (true, true) => Whom::Everyone,
-        (false, false) => Whom::Users(named(&users, MAX_USERS, UserRef::parse)?),
+        (true, true) => RevocationTarget::GlobalState,
+        (false, false) => RevocationTarget::Users(named(&users, MAX_USERS, UserRef::parse)?),
         _ => return Err(Problem::new(Code::InvalidRequest).detail("either `users` or `all` must be given")),
     };
     let is_unknown = |places: Vec<usize>| places.into_iter().filter_map(|place| users.get(place).cloned()).collect();
@@ -62,8 +62,8 @@ pub(in crate::http) async fn revoke_many(
         let answer = view::estimate(&order, total, unknown, request.all, api.service.now());
         return Ok((StatusCode::OK, Answer(answer)));
     }
-    let reject_older_logins = request.reject_older_logins.unwrap_or(true);
-    let (status, unknown) = api.service.revoke_many(whom, reject_older_logins, &order).await?;
+    let reject_older_sign_ins = request.reject_older_sign_ins.unwrap_or(true);
+    let (status, unknown) = api.service.revoke_many(whom, reject_older_sign_ins, &order).await?;
     let answer = RevocationResponse { unknown: is_unknown(unknown), ..view::revocation(status) };
     Ok((StatusCode::ACCEPTED, Answer(answer)))
 }

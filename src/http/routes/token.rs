@@ -5,14 +5,14 @@ use chrono::{DateTime, Duration, SubsecRound, Utc};
 
 use crate::http::{
     Api,
-    extract::{Login, OptionalJson, Traced},
-    middleware::access_log::HandedOut,
+    extract::{Context, Login, OptionalJson},
+    middleware::access_log::TokenIssuedEvent,
     problem::{Code, Problem},
 };
 use crate::{
     api::{CommunicationUser, ProblemDocument, TokenRequest, TokenResponse},
     domain::{scope::Scopes, token::Lifetime},
-    service::{Asker, Issued, Wanted},
+    service::{Issued, Requester, TokenParams},
 };
 
 /// Issue a token.
@@ -32,7 +32,7 @@ use crate::{
              ("RateLimit-Policy" = String, description = "The limit: requests and seconds."),
          )),
         (status = 400, description = "`invalid_request`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "`missing_credentials`, `invalid_token`, `login_superseded`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "`missing_credentials`, `invalid_token`, `reauthentication_required`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 403, description = "`scope_not_allowed`, `user_blocked`, `forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "`user_deleting`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "`payload_too_large`", body = ProblemDocument, content_type = "application/problem+json"),
@@ -44,41 +44,45 @@ use crate::{
 )]
 pub(in crate::http) async fn issue_token(
     State(api): State<Api>,
-    Traced(trace): Traced,
+    Context(trace): Context,
     Login(login): Login,
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<TokenAnswer, Problem> {
-    issue(&api, Asker::of_login(login, trace), request).await
+    issue(&api, Requester::of_sign_in(login, trace), request).await
 }
 
 /// An answer that carries a token, with what its line in the log tells.
 pub(in crate::http) type TokenAnswer =
-    (Extension<HandedOut>, [(header::HeaderName, &'static str); 1], Json<TokenResponse>);
+    (Extension<TokenIssuedEvent>, [(header::HeaderName, &'static str); 1], Json<TokenResponse>);
 
 /// Issues a token to whoever asks.
-pub(in crate::http) async fn issue(api: &Api, asker: Asker, request: TokenRequest) -> Result<TokenAnswer, Problem> {
-    let mut issued = api.service.issue(&asker, &wanted(request)?).await?;
-    let handed_out = HandedOut {
+pub(in crate::http) async fn issue(
+    api: &Api,
+    requester: Requester,
+    request: TokenRequest,
+) -> Result<TokenAnswer, Problem> {
+    let mut issued = api.service.issue(&requester, &wanted(request)?).await?;
+    let issued_event = TokenIssuedEvent {
         user: issued.user.clone(),
         fingerprint: std::mem::take(&mut issued.fingerprint),
         how: issued.how,
         expires_on: issued.expires_on,
-        login_id: asker.login_id,
-        session_id: asker.session_id,
-        client: asker.trace.client,
+        sign_in_id: requester.sign_in_id,
+        session_id: requester.session_id,
+        client: requester.trace.client,
     };
     let response = Json(response(issued, api.service.endpoint(), api.service.now()));
-    Ok((Extension(handed_out), [(header::CACHE_CONTROL, "no-store")], response))
+    Ok((Extension(issued_event), [(header::CACHE_CONTROL, "no-store")], response))
 }
 
-fn wanted(request: TokenRequest) -> Result<Wanted, Problem> {
+fn wanted(request: TokenRequest) -> Result<TokenParams, Problem> {
     let invalid = |detail: String| Problem::new(Code::InvalidRequest).detail(detail);
     if request.scopes.as_ref().is_some_and(Scopes::is_empty) {
         return Err(invalid("`scopes`: must name at least one scope, or be left out".to_owned()));
     }
     let lifetime = request.expires_in_minutes.map(Lifetime::from_minutes).transpose();
     let lifetime = lifetime.map_err(|error| invalid(format!("`expiresInMinutes`: {error}")))?;
-    Ok(Wanted { scopes: request.scopes, lifetime })
+    Ok(TokenParams { scopes: request.scopes, lifetime })
 }
 
 fn response(issued: Issued, endpoint: &str, now: DateTime<Utc>) -> TokenResponse {

@@ -5,7 +5,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::http::{
     Api,
-    extract::{Json, Operator, OptionalJson, Query, Traced, UserPath},
+    extract::{Context, Json, Operator, OptionalJson, Query, UserPath},
     middleware::idempotency::DoNotKeep,
     paging,
     problem::{Code, Problem},
@@ -19,7 +19,7 @@ use crate::{
     },
     auth::Role,
     domain::user::{AcsId, IssuerKey, Subject, UserId, UserRef},
-    service::{Asker, Lookup, Order},
+    service::{ChangeContext, Lookup, Requester},
     store::UserFilter,
 };
 
@@ -156,14 +156,14 @@ pub(in crate::http) async fn lookup_users(
 pub(in crate::http) async fn ensure_users(
     State(api): State<Api>,
     operator: Operator,
-    Traced(trace): Traced,
+    Context(trace): Context,
     Json(request): Json<UsersRequest>,
 ) -> Result<(Option<Extension<DoNotKeep>>, Answer<ResolvedUsers>), Problem> {
     operator.must_be_one_of(&[Role::Minter])?;
     let named = named(&request.users, MAX_ENSURE, UserRef::parse)?;
     let ensure = async |(query, user)| {
-        let asker = asker(&operator, user, trace.clone());
-        match api.service.ensure(&asker).await {
+        let requester = requester(&operator, user, trace.clone());
+        match api.service.ensure(&requester).await {
             Ok(ensured) => ResolvedUser { query, user: Some(view::user(ensured.user)), problem: None },
             Err(error) => {
                 let problem = Problem::from(error);
@@ -201,12 +201,12 @@ pub(in crate::http) async fn ensure_users(
 pub(in crate::http) async fn issue_user_token(
     State(api): State<Api>,
     operator: Operator,
-    Traced(trace): Traced,
+    Context(trace): Context,
     UserPath(user): UserPath,
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<token::TokenAnswer, Problem> {
     operator.must_be_one_of(&[Role::Minter])?;
-    token::issue(&api, asker(&operator, user, trace), request).await
+    token::issue(&api, requester(&operator, user, trace), request).await
 }
 
 /// Import a user's identity.
@@ -228,27 +228,27 @@ pub(in crate::http) async fn issue_user_token(
 pub(in crate::http) async fn import_user(
     State(api): State<Api>,
     operator: Operator,
-    Traced(trace): Traced,
+    Context(trace): Context,
     UserPath(user): UserPath,
     Json(request): Json<ImportRequest>,
 ) -> Result<(StatusCode, Answer<UserResponse>), Problem> {
     operator.must_be_one_of(&[Role::Operator])?;
     let acs_id = AcsId::parse(&request.communication_user_id)
         .map_err(|error| Problem::new(Code::InvalidRequest).detail(format!("`communicationUserId`: {error}")))?;
-    let order = Order { actor: Some(operator.actor()), reason: None, trace };
+    let order = ChangeContext { actor: Some(operator.actor()), reason: None, trace };
     let outcome = api.service.import(&user, &acs_id, &order).await?;
     let status = if outcome.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Answer(view::user(outcome.user))))
 }
 
-fn asker(operator: &Operator, user: UserRef, trace: crate::domain::audit::Trace) -> Asker {
-    Asker {
+fn requester(operator: &Operator, user: UserRef, trace: crate::domain::audit::RequestContext) -> Requester {
+    Requester {
         user,
-        login_time: None,
+        sign_in_time: None,
         grant: operator.0.grant.clone(),
         actor: Some(operator.actor()),
         trace,
-        login_id: None,
+        sign_in_id: None,
         session_id: None,
     }
 }
