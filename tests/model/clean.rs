@@ -78,19 +78,19 @@ macro_rules! scenarios {
 scenarios! {
     a_revoke_with_a_slow_worker_is_safe: REVOKE, [1, 1, 0, 1, 1], TWO;
     calls_that_act_two_seconds_late_are_safe: LATE, [1, 1, 1, 0, 0], TWO;
-    refused_calls_are_no_strays: REFUSED, [1, 1, 0, 2, 0], TWO;
-    old_logins_stay_out_of_two_acts_in_a_row: LOGINS, [1, 2, 0, 0, 0], TWO;
+    refused_calls_are_no_late_calls: REFUSED, [1, 1, 0, 2, 0], TWO;
+    old_sign_ins_stay_out_of_two_acts_in_a_row: SIGN_INS, [1, 2, 0, 0, 0], TWO;
     overlapping_revocations_are_safe: OVERLAP, [1, 2, 0, 0, 0], TWO;
     first_tokens_race_safely: CREATE, [2, 0, 1, 1, 1], ONE;
-    fences_over_a_user_being_created_are_safe: CREATING, [2, 1, 0, 0, 0], ONE;
+    changes_over_a_user_being_created_are_safe: CREATING, [2, 1, 0, 0, 0], ONE;
     revoking_an_unknown_user_is_safe: UNKNOWN, [2, 1, 0, 0, 0], ONE;
     a_crash_over_a_first_token_is_safe: CRASHING, [1, 1, 1, 0, 1], ONE;
     giving_a_claim_back_is_safe: RELEASE, [2, 1, 0, 1, 0], ONE;
     deletes_are_safe: DELETE, [1, 2, 0, 0, 0], ONE;
     imports_are_safe: IMPORT, [1, 2, 0, 0, 1], ONE;
-    shared_mints_are_safe: FLIGHT, [2, 1, 0, 0, 0], ONE;
-    revoking_everyone_is_safe: EVERYONE, [1, 2, 0, 0, 0], TWO;
-    revoking_everyone_among_newcomers_is_safe: NEWCOMERS, [2, 1, 0, 0, 0], ONE;
+    shared_mints_are_safe: SINGLE_FLIGHT, [2, 1, 0, 0, 0], ONE;
+    revoking_all_users_is_safe: GLOBAL, [1, 2, 0, 0, 0], TWO;
+    revoking_all_users_among_newcomers_is_safe: NEWCOMERS, [2, 1, 0, 0, 0], ONE;
     purging_is_safe: PURGE, [2, 1, 0, 0, 0], ONE;
 }
 

@@ -63,22 +63,26 @@ without! {
         in scenarios::PURGE;
     an_older_mint_moves_the_time_of_the_last_one_back: [MintTimeMax] breaks OldTokensDie
         in optimistic(&with(&scenarios::REVOKE, 2, 1, NO_FAULTS));
-    a_token_in_flight_is_stored_over_the_fence_and_reused: [DropStored, ReuseGeneration] breaks NoDeadStored
-        in scenarios::FLIGHT;
-    an_old_login_gets_in_after_a_revoke: [LoginCheck] breaks OldLoginsStayOut
-        in with(&scenarios::LOGINS, 1, 1, NO_FAULTS);
-    an_old_login_brings_a_deleted_user_back: [LoginCheckUnbound] breaks OldLoginsStayOut
+    a_token_in_flight_is_stored_over_the_change_and_reused: [DropStored, ReuseGeneration] breaks NoDeadStored
+        in scenarios::SINGLE_FLIGHT;
+    an_old_sign_in_gets_in_after_a_revoke: [SignInCheck] breaks OlderSignInsStayOut
+        in with(&scenarios::SIGN_INS, 1, 1, NO_FAULTS);
+    a_sign_in_of_the_second_of_a_revoke_gets_in: [ChangeSecond] breaks OlderSignInsStayOut
+        in with(&scenarios::SIGN_INS, 1, 1, NO_FAULTS);
+    a_sign_in_of_the_second_of_a_global_revocation_gets_in: [ChangeSecond] breaks OlderSignInsStayOut
+        in with(&scenarios::GLOBAL, 1, 1, NO_FAULTS);
+    an_old_sign_in_brings_a_deleted_user_back: [SignInCheckUnbound] breaks OlderSignInsStayOut
         in with(&scenarios::DELETE, 1, 1, NO_FAULTS);
-    an_old_login_outlives_the_row_that_knew_of_its_revocation: [LoginAge] breaks OldLoginsStayOut
+    an_old_sign_in_outlives_the_row_that_knew_of_its_revocation: [SignInAge] breaks OlderSignInsStayOut
         in with(&scenarios::PURGE, 1, 1, NO_FAULTS);
-    a_claim_after_a_fence_goes_by_the_new_generation: [ClaimGeneration] breaks NothingAfterRevoke
+    a_claim_after_a_change_goes_by_the_new_generation: [ClaimGeneration] breaks NothingAfterRevoke
         in with(&scenarios::CREATING, 1, 2, NO_FAULTS);
-    a_claim_after_a_fence_lets_an_old_login_in: [ClaimGeneration] breaks OldLoginsStayOut
-        in Config { old_logins: true, ..with(&scenarios::CREATING, 1, 2, NO_FAULTS) };
+    a_claim_after_a_change_lets_an_old_sign_in_in: [ClaimGeneration] breaks OlderSignInsStayOut
+        in Config { old_sign_ins: true, ..with(&scenarios::CREATING, 1, 2, NO_FAULTS) };
     a_deleted_user_is_bound_again: [BindState] breaks MappingIsSafe
         in with(&scenarios::CREATING, 1, 1, NO_FAULTS);
     a_deleted_user_is_bound_to_two_identities: [BindState, BindClaim] breaks OneIdentity
-        in scenarios::CREATING;
+        in Config { faults_until: 3, ..with(&scenarios::CREATING, 3, 1, NO_FAULTS) };
     a_first_token_leaves_after_a_revoke: [BindGeneration] breaks NothingAfterRevoke
         in with(&scenarios::CREATING, 1, 1, NO_FAULTS);
     an_identity_is_made_that_nobody_counts: [CountOrphan] breaks NoSilentOrphan
@@ -87,7 +91,7 @@ without! {
         in with(&scenarios::CREATE, 2, 0, [0, 0, 1]);
     the_claim_of_who_took_over_is_given_back: [ReleaseOwn] breaks MappingIsSafe
         in with(&scenarios::RELEASE, 2, 0, [0, 1, 1]);
-    the_claim_of_a_newer_login_is_given_back_after_a_delete: [ReleaseOwn] breaks MappingIsSafe
+    the_claim_of_a_newer_sign_in_is_given_back_after_a_delete: [ReleaseOwn] breaks MappingIsSafe
         in with(&scenarios::RELEASE, 2, 1, [0, 1, 0]);
     a_create_that_acts_after_its_claim_was_given_back: [ReleaseCounts] breaks NoSilentOrphan
         in with(&scenarios::RELEASE, 1, 0, [0, 1, 0]);
@@ -97,7 +101,7 @@ without! {
         in with(&scenarios::CREATING, 1, 1, NO_FAULTS);
     revoke_of_an_unknown_user_leaves_no_trace: [RowForUnknown] breaks NothingAfterRevoke
         in with(&scenarios::UNKNOWN, 1, 1, NO_FAULTS);
-    revoke_of_an_unknown_user_lets_old_logins_in: [RowForUnknown] breaks OldLoginsStayOut
+    revoke_of_an_unknown_user_lets_old_sign_ins_in: [RowForUnknown] breaks OlderSignInsStayOut
         in with(&scenarios::UNKNOWN, 1, 1, NO_FAULTS);
     block_of_an_unknown_user_is_forgotten: [RowForUnknown] breaks BlockedStayOut
         in with(&scenarios::UNKNOWN, 1, 1, NO_FAULTS);
@@ -127,26 +131,26 @@ without! {
         in with(&scenarios::REVOKE, 0, 1, [1, 0, 0]);
     a_dead_worker_keeps_its_claim: [Reclaim] breaks Settles
         in with(&scenarios::REVOKE, 0, 1, [1, 0, 0]);
-    a_flight_crosses_a_revoke: [FlightGeneration] breaks NothingAfterRevoke
-        in scenarios::FLIGHT;
-    a_flight_carries_an_old_login: [FlightGeneration] breaks OldLoginsStayOut
-        in scenarios::FLIGHT;
+    a_shared_call_crosses_a_revoke: [SingleFlightGeneration] breaks NothingAfterRevoke
+        in scenarios::SINGLE_FLIGHT;
+    a_shared_call_carries_an_old_sign_in: [SingleFlightGeneration] breaks OlderSignInsStayOut
+        in scenarios::SINGLE_FLIGHT;
     an_identity_that_is_being_discarded_is_imported_again: [ImportNamed] breaks MappingIsSafe
         in with(&scenarios::IMPORT, 2, 2, [0, 0, 1]);
     a_deleted_identity_is_imported_again: [ImportNamed] breaks HonestAreServed
         in with(&scenarios::IMPORT, 1, 2, NO_FAULTS);
     calls_that_act_without_end_kill_every_fresh_token: [] breaks HonestAreServed
         in Config { calls_act_for: scenarios::WITHOUT_END, ..with(&scenarios::REVOKE, 1, 1, [0, 1, 0]) };
-    a_mint_in_flight_survives_the_revocation_of_everyone: [EpochSteps] breaks NothingAfterRevoke
-        in with(&scenarios::EVERYONE, 1, 1, NO_FAULTS);
-    a_first_token_leaves_after_the_revocation_of_everyone: [EpochSteps] breaks NothingAfterRevoke
+    a_mint_in_flight_survives_the_revocation_of_all_users: [EpochSteps] breaks NothingAfterRevoke
+        in with(&scenarios::GLOBAL, 1, 1, NO_FAULTS);
+    a_first_token_leaves_after_the_revocation_of_all_users: [EpochSteps] breaks NothingAfterRevoke
         in with(&scenarios::NEWCOMERS, 1, 1, NO_FAULTS);
-    an_old_login_gets_in_where_the_row_is_stale: [EpochRead] breaks OldLoginsStayOut
-        in with(&scenarios::EVERYONE, 1, 1, NO_FAULTS);
-    an_old_login_of_a_newcomer_gets_in: [EpochUnknown] breaks OldLoginsStayOut
+    an_old_sign_in_gets_in_where_the_row_is_stale: [EpochRead] breaks OlderSignInsStayOut
+        in with(&scenarios::GLOBAL, 1, 1, NO_FAULTS);
+    an_old_sign_in_of_a_newcomer_gets_in: [EpochUnknown] breaks OlderSignInsStayOut
         in with(&scenarios::NEWCOMERS, 1, 1, NO_FAULTS);
     a_row_is_caught_up_and_its_tokens_live_on: [EpochOperation] breaks OldTokensDie
-        in with(&scenarios::EVERYONE, 1, 1, NO_FAULTS);
+        in with(&scenarios::GLOBAL, 1, 1, NO_FAULTS);
     unblock_lifts_more_than_the_block: [Unblock] breaks HonestAreServed
-        in with(&scenarios::LOGINS, 1, 2, NO_FAULTS);
+        in with(&scenarios::SIGN_INS, 1, 2, NO_FAULTS);
 }

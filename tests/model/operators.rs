@@ -22,20 +22,20 @@ pub fn steps(steps: &mut Steps<'_>) {
                     revoke(steps, &mut to, true, false);
                     steps.on(act("revoke is committed and answered 202", 0, 0), to);
                 }
-                Operator::RevokeKeepingLogins => {
+                Operator::RevokeKeepingSignIns => {
                     revoke(steps, &mut to, false, false);
-                    steps.on(act("revoke (older logins stay valid) is committed and answered 202", 0, 0), to);
+                    steps.on(act("revoke (older sign-ins stay valid) is committed and answered 202", 0, 0), to);
                 }
                 Operator::Block => {
                     revoke(steps, &mut to, true, true);
                     steps.on(act("block is committed and answered 202", 0, 0), to);
                 }
-                Operator::RevokeEveryone => {
+                Operator::RevokeGlobal => {
                     to.truth.epoch += 1;
-                    to.truth.sign_ins_valid_from = to.now;
-                    to.everyone.epoch += 1;
-                    to.everyone.sign_ins_valid_from = to.now;
-                    steps.on(act("the revocation of everyone is committed and answered 202", 0, 0), to);
+                    to.truth.sign_ins_valid_from = to.now + 1;
+                    to.global.epoch += 1;
+                    to.global.sign_ins_valid_from = to.first_valid_second(steps.config);
+                    steps.on(act("the revocation of all users is committed and answered 202", 0, 0), to);
                 }
                 Operator::Unblock => unblock(steps, to),
                 Operator::Delete => delete(steps, to),
@@ -46,15 +46,15 @@ pub fn steps(steps: &mut Steps<'_>) {
     }
 }
 
-/// Fences; an operation is needed for an active row only, because no other has handed out a token that could live.
+/// An access change; an operation is needed for an active row only, because no other has issued a token that could live.
 fn revoke(steps: &Steps<'_>, to: &mut State, reject_older_sign_ins: bool, block: bool) {
-    to.fence(steps.config, reject_older_sign_ins);
+    to.change(steps.config, reject_older_sign_ins);
     to.truth.blocked |= block;
     to.row.blocked |= block;
     match to.row.status {
         Status::Active => to.accept(steps.config, Kind::Revoke, to.row.identity),
         Status::NoRow if steps.has(Rule::RowForUnknown) => to.row.status = Status::Unbound,
-        // Without a row there is nothing that could remember the fence.
+        // Without a row there is nothing that could remember the change.
         Status::NoRow => forget_row(&mut to.row),
         Status::Creating | Status::Deleting | Status::Unbound => {}
     }
@@ -79,7 +79,7 @@ fn unblock(steps: &mut Steps<'_>, mut to: State) {
 }
 
 fn delete(steps: &mut Steps<'_>, mut to: State) {
-    to.fence(steps.config, true);
+    to.change(steps.config, true);
     to.truth.served = 0;
     to.row.pending = 0;
     match to.row.status {
@@ -132,7 +132,7 @@ fn purge(steps: &mut Steps<'_>) {
     let nobody_claims = from.requests.iter().all(|r| r.phase != Phase::Claim);
     if row.status != Status::Unbound
         || row.blocked
-        || from.now <= row.sign_ins_valid_from
+        || from.now < row.sign_ins_valid_from
         || !nothing_left
         || !nobody_claims
     {

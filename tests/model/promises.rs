@@ -1,13 +1,13 @@
 //! What is promised, and where it is checked.
 //!
-//! A token is handed out at the moment of the read (reuse) or of the conditional update (mint).
+//! A token is issued at the moment of the read (reuse) or of the conditional update (mint).
 //! An HTTP answer that is under way cannot be called back by anybody; such a token is dead at the latest when the
 //! operation is complete, which is checked too.
 
 use crate::{
     rules::Rule,
     scenarios::Config,
-    state::{Kind, Life, NEVER, Phase, Stage, State, Status, Stray, Token},
+    state::{Kind, LateCall, Life, NEVER, Phase, Stage, State, Status, Token},
 };
 
 macro_rules! promises {
@@ -33,16 +33,16 @@ macro_rules! promises {
 }
 
 promises! {
-    OneIdentity "P1: tokens of two identities were handed out";
+    OneIdentity "P1: tokens of two identities were issued";
     NoSilentOrphan "P1: an identity is neither bound nor discarded nor counted";
-    NothingAfterRevoke "P2: a token was handed out on an authorisation older than an answered revoke, block or delete";
+    NothingAfterRevoke "P2: a token was issued on an authorisation older than an answered revoke, block or delete";
     OldTokensDie "P2: an old token is alive at ACS after its operation completed";
-    NoDeadReuse "P3: a dead token was handed out again";
-    NoDeadStored "P3: a dead token is stored where it would be handed out again";
+    NoDeadReuse "P3: a dead token was issued again";
+    NoDeadStored "P3: a dead token is stored where it would be issued again";
     Settles "P4: an accepted operation never settles";
-    OldLoginsStayOut "P5: a login older than `sign_ins_valid_from` got a token";
+    OlderSignInsStayOut "P5: a sign-in older than `sign_ins_valid_from` got a token";
     BlockedStayOut "B: a blocked user got a token";
-    HonestAreServed "H: a fresh login of an honest user gets no live token";
+    HonestAreServed "H: a fresh sign-in of an honest user gets no live token";
     MappingIsSafe "M: a step that had lost its right changed the mapping or the identity bound by it";
 }
 
@@ -68,17 +68,17 @@ impl Broken {
 
 impl State {
     /// Hands a token out; everything that a promise says about this moment is checked here.
-    pub fn hand_out(&mut self, config: &Config, token: Token, epoch: u8, login: u8) -> Broken {
+    pub fn issue_token(&mut self, config: &Config, token: Token, epoch: u8, sign_in: u8) -> Broken {
         let truth = &mut self.truth;
         let broken = Broken::when(truth.served != 0 && truth.served != token.identity, Promise::OneIdentity)
             .and(Broken::when(epoch < truth.epoch || token.epoch < truth.epoch, Promise::NothingAfterRevoke))
-            .and(Broken::when(login < truth.sign_ins_valid_from, Promise::OldLoginsStayOut))
+            .and(Broken::when(sign_in < truth.sign_ins_valid_from, Promise::OlderSignInsStayOut))
             .and(Broken::when(truth.blocked, Promise::BlockedStayOut));
         truth.served = token.identity;
-        // The generation no longer matters: what was handed out is only asked for being alive.
+        // The generation no longer matters: what was issued is only asked for being alive.
         let held = Token { generation: 0, ..token };
-        if !self.dead(config, token) && !self.truth.issued_event.contains(&held) {
-            let free = self.truth.issued_event.iter_mut().find(|t| t.identity == 0);
+        if !self.dead(config, token) && !self.truth.issued_tokens.contains(&held) {
+            let free = self.truth.issued_tokens.iter_mut().find(|t| t.identity == 0);
             *free.expect("room for tokens") = held;
         }
         broken
@@ -99,13 +99,16 @@ impl State {
     /// Tells whether nothing is left to do.
     pub fn settled(&self) -> bool {
         let row = &self.row;
-        let gone = |stray: &Stray| {
-            matches!(stray, Stray::None | Stray::Revoke { deadline: NEVER, .. } | Stray::Create { deadline: NEVER })
+        let gone = |late_call: &LateCall| {
+            matches!(
+                late_call,
+                LateCall::None | LateCall::Revoke { deadline: NEVER, .. } | LateCall::Create { deadline: NEVER }
+            )
         };
         self.requests.iter().all(|r| r.phase == Phase::Idle)
             && self.workers.iter().all(|w| w.stage == Stage::Idle)
             && self.operations.iter().all(|o| o.kind == Kind::Empty || o.completed)
-            && self.strays.iter().all(gone)
+            && self.late_calls.iter().all(gone)
             && self.now >= row.held_until
             && (self.now >= row.no_reuse_before || row.no_reuse_before == NEVER)
             && !self.is_stale()
@@ -124,7 +127,7 @@ impl State {
         // A stored token is checked by P3; without one, an honest user's request mints now.
         let reuse = self.stored.identity != 0 && self.stored.generation == self.generation(config);
         let survives =
-            self.truth.issued_event.iter().any(|token| token.identity != 0 && token.epoch < self.truth.epoch);
+            self.truth.issued_tokens.iter().any(|token| token.identity != 0 && token.epoch < self.truth.epoch);
         let fresh = Token { identity: row.identity, issued: self.acs_now(config), ..Token::default() };
         let served = row.blocked || row.status != Status::Active || reuse || !self.dead(config, fresh);
         Broken::when(stuck, Promise::Settles)

@@ -3,13 +3,13 @@
 use crate::{
     promises::{Broken, Promise},
     rules::Rule,
-    state::{Kind, Phase, Request, State, Status, Stray, Token},
+    state::{Kind, LateCall, Phase, Request, State, Status, Token},
     steps::{Steps, act},
 };
 
 /// Reads again, once, as a request does whose condition failed.
 fn again(request: &mut Request) {
-    let retry = Request { phase: Phase::Read, login: request.login, retried: true, ..Request::default() };
+    let retry = Request { phase: Phase::Read, sign_in: request.sign_in, retried: true, ..Request::default() };
     *request = if request.retried { Request::default() } else { retry };
 }
 
@@ -32,10 +32,10 @@ pub fn steps(steps: &mut Steps<'_>, replica: u8) {
         Phase::Read => read(steps, replica, request),
         Phase::WantMint => {
             let other = steps.from.requests[1 - index];
-            let same = other.generation == request.generation || !steps.has(Rule::FlightGeneration);
-            if matches!(other.phase, Phase::MintSent | Phase::MintDone | Phase::HandOut) && same {
+            let same = other.generation == request.generation || !steps.has(Rule::SingleFlightGeneration);
+            if matches!(other.phase, Phase::MintSent | Phase::MintDone | Phase::Issue) && same {
                 to.requests[index].phase = Phase::Joined;
-                steps.on(act("{a} joins the other request's flight", replica, 0), to);
+                steps.on(act("{a} joins the other request's call", replica, 0), to);
             } else {
                 send_mint(&mut to.requests[index], steps.from);
                 steps.on(act("{a} sends issue for identity {b}", replica, request.identity), to);
@@ -55,11 +55,11 @@ pub fn steps(steps: &mut Steps<'_>, replica: u8) {
             steps.on(act("ACS refuses {a}: the identity is gone", replica, 0), to);
         }
         Phase::MintDone => {
-            to.requests[index].phase = Phase::HandOut;
+            to.requests[index].phase = Phase::Issue;
             to.requests[index].answered = steps.from.now;
             steps.on(act("the minted token reaches {a}", replica, 0), to);
         }
-        Phase::HandOut => hand_out(steps, replica, request),
+        Phase::Issue => issue_token(steps, replica, request),
         Phase::Claim => claim(steps, replica, request),
         Phase::CreateSent => {
             // Without an identity left this is where the model ends; the claim runs out.
@@ -92,12 +92,12 @@ fn begin(steps: &mut Steps<'_>, replica: u8) {
     if !steps.faults() || from.budget.requests == 0 {
         return;
     }
-    let oldest = if steps.config.old_logins { 1 } else { from.now };
-    for login in oldest..=from.now {
+    let oldest = if steps.config.old_sign_ins { 1 } else { from.now };
+    for sign_in in oldest..=from.now {
         let mut to = *from;
         to.budget.requests -= 1;
-        to.requests[usize::from(replica)] = Request { phase: Phase::Read, login, ..Request::default() };
-        steps.on(act("request at {a} with a login made in second {b}", replica, login), to);
+        to.requests[usize::from(replica)] = Request { phase: Phase::Read, sign_in, ..Request::default() };
+        steps.on(act("request at {a} with a sign-in made in second {b}", replica, sign_in), to);
     }
 }
 
@@ -112,15 +112,15 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
     }
     let generation = from.generation(steps.config);
     let check = match row.status {
-        Status::Unbound => Rule::LoginCheckUnbound,
-        _ => Rule::LoginCheck,
+        Status::Unbound => Rule::SignInCheckUnbound,
+        _ => Rule::SignInCheck,
     };
     let has_row = row.status != Status::NoRow;
-    let superseded = row.blocked || (request.login < row.sign_ins_valid_from && steps.has(check));
-    let forgotten = steps.config.is_forgotten(request.login, from.now) && (has_row || steps.has(Rule::LoginAge));
-    let too_old_for_everyone =
-        !has_row && request.login < from.everyone.sign_ins_valid_from && steps.has(Rule::EpochUnknown);
-    let refused = forgotten || (has_row && superseded) || too_old_for_everyone;
+    let superseded = row.blocked || (request.sign_in < row.sign_ins_valid_from && steps.has(check));
+    let forgotten = steps.config.is_forgotten(request.sign_in, from.now) && (has_row || steps.has(Rule::SignInAge));
+    let too_old_for_global =
+        !has_row && request.sign_in < from.global.sign_ins_valid_from && steps.has(Rule::EpochUnknown);
+    let refused = forgotten || (has_row && superseded) || too_old_for_global;
     let waits = match row.status {
         Status::Deleting => true,
         Status::Creating => !row.claim_ran_out,
@@ -138,13 +138,13 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
     } else if from.stored.identity != 0 && (from.stored.generation == generation || !steps.has(Rule::ReuseGeneration)) {
         *reads = Request::default();
         let dead = from.dead(steps.config, from.stored);
-        let broken = to.hand_out(steps.config, from.stored, from.truth.epoch, request.login);
+        let broken = to.issue_token(steps.config, from.stored, from.truth.epoch, request.sign_in);
         steps.go(
-            act("{a} reads and hands out the STORED token of identity {b}", replica, from.stored.identity),
+            act("{a} reads and issues the STORED token of identity {b}", replica, from.stored.identity),
             to,
             broken.and(Broken::when(dead, Promise::NoDeadReuse)),
         );
-    } else if steps.config.shares_flights {
+    } else if steps.config.single_flight {
         reads.phase = Phase::WantMint;
         steps.on(act("{a} reads: must mint", replica, 0), to);
     } else {
@@ -154,7 +154,7 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
 }
 
 /// The conditional update that decides whether a minted token may leave the house.
-fn hand_out(steps: &mut Steps<'_>, replica: u8, request: Request) {
+fn issue_token(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let (from, row, index) = (steps.from, steps.from.row, usize::from(replica));
     let other = from.requests[1 - index];
     let joined = other.phase == Phase::Joined;
@@ -178,12 +178,12 @@ fn hand_out(steps: &mut Steps<'_>, replica: u8, request: Request) {
     if request.may_store {
         to.stored = token;
     }
-    let mut broken = to.hand_out(steps.config, token, request.epoch, request.login);
+    let mut broken = to.issue_token(steps.config, token, request.epoch, request.sign_in);
     if joined {
         to.requests[1 - index] = Request::default();
-        broken = broken.and(to.hand_out(steps.config, token, other.epoch, other.login));
+        broken = broken.and(to.issue_token(steps.config, token, other.epoch, other.sign_in));
     }
-    let text = "{a} stores (unless told not to) and hands out a token of identity {b}";
+    let text = "{a} stores (unless told not to) and issues a token of identity {b}";
     steps.go(act(text, replica, request.identity), to, broken);
 }
 
@@ -207,7 +207,7 @@ fn claim(steps: &mut Steps<'_>, replica: u8, request: Request) {
     claims.phase = Phase::CreateSent;
     claims.claim = claim;
     if !steps.has(Rule::ClaimGeneration) {
-        // The claim goes by the generation of now, which the login was never checked against.
+        // The claim goes by the generation of now, which the sign-in was never checked against.
         claims.generation = generation;
     }
     if row.status == Status::NoRow {
@@ -255,8 +255,8 @@ fn bind(steps: &mut Steps<'_>, replica: u8, request: Request) {
         let token = token_of(request);
         to.requests[index] = Request::default();
         to.stored = token;
-        let broken = to.hand_out(steps.config, token, request.epoch, request.login);
-        let text = "{a} binds identity {b}, stores and hands out its token";
+        let broken = to.issue_token(steps.config, token, request.epoch, request.sign_in);
+        let text = "{a} binds identity {b}, stores and issues its token";
         steps.go(act(text, replica, request.identity), to, stolen.and(broken));
     } else {
         again(&mut to.requests[index]);
@@ -281,7 +281,7 @@ fn creation_fails(steps: &mut Steps<'_>, replica: u8, request: Request) {
     to.requests[index].may_have_created = true;
     if request.phase == Phase::CreateSent {
         let deadline = steps.config.deadline(from.now);
-        to.leave_behind(Stray::Create { deadline });
+        to.leave_behind(LateCall::Create { deadline });
     }
     steps.on(act("{a} times out on create, which may still act", replica, 0), to);
 }

@@ -24,19 +24,20 @@ macro_rules! rules {
 
 rules! {
     GenerationMoves "revoke, block and delete step the generation";
-    MintGeneration "hand out only where the generation is the one read";
-    MintState "hand out only where active, not blocked, not held";
-    MintIdentity "hand out only where the identity is the one minted for";
+    MintGeneration "issue only where the generation is the one read";
+    MintState "issue only where active, not blocked, not held";
+    MintIdentity "issue only where the identity is the one minted for";
     MintTimeMax "`last_minted_at` never moves back";
     ReuseGeneration "reuse only a token of the present generation";
     DropStored "revoke, block and delete drop the stored tokens in their transaction";
-    LoginCheck "a login is at least as new as `sign_ins_valid_from`";
-    LoginCheckUnbound "the same where the row has no identity";
-    LoginAge "a login from before the oldest row that is kept is refused, also where there is no row";
+    SignInCheck "a sign-in is at least as new as `sign_ins_valid_from`";
+    ChangeSecond "a change shuts out sign-ins dated in its own second";
+    SignInCheckUnbound "the same where the row has no identity";
+    SignInAge "a sign-in from before the oldest row that is kept is refused, also where there is no row";
     ClaimGeneration "claim only where the generation is the one read";
     BindClaim "bind only under the claim that is one's own";
     BindState "bind only where the state is creating; delete clears the claim";
-    BindGeneration "after the bind, hand out only where the generation is the one read and nobody blocked";
+    BindGeneration "after the bind, issue only where the generation is the one read and nobody blocked";
     Discard "an identity that lost is queued for discard in the transaction that saw the loss";
     CountOrphan "whoever takes over or deletes a claim counts a possible orphan";
     ReleaseOwn "a claim is given back only under its own id and while creating";
@@ -58,13 +59,13 @@ rules! {
     DeleteCondition "a delete completes only where deleting and the identity is the operation's";
     OneTransaction "completion and lift are one transaction";
     Reclaim "a dead worker's claim runs out";
-    FlightGeneration "the key of a single flight holds the generation";
+    SingleFlightGeneration "the key of a single flight holds the generation";
     ImportState "import only where there is no row or an unbound one";
     ImportNamed "import of an identity that a delete or discard names is refused";
     Unblock "unblock clears the block and nothing else";
-    EpochSteps "revoking everyone steps the generation of every user, by a number that is added to it";
+    EpochSteps "a revocation of all users steps the generation of every user, by a number that is added to it";
     EpochRead "whoever finds a row behind the present epoch first catches it up";
-    EpochUnknown "where there is no row, the login is at least as new as everyone's `sign_ins_valid_from`";
+    EpochUnknown "where there is no row, the sign-in is at least as new as the global `sign_ins_valid_from`";
     EpochOperation "catching up queues a revocation where there is an identity";
 }
 

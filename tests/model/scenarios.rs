@@ -31,8 +31,8 @@ pub enum Clocks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     Revoke,
-    RevokeKeepingLogins,
-    RevokeEveryone,
+    RevokeKeepingSignIns,
+    RevokeGlobal,
     Block,
     Unblock,
     Delete,
@@ -52,8 +52,8 @@ pub struct Config {
     pub calls_act_for: u8,
     pub operators: &'static [Operator],
     pub starts_active: bool,
-    pub shares_flights: bool,
-    pub old_logins: bool,
+    pub single_flight: bool,
+    pub old_sign_ins: bool,
     /// Whether ACS refuses a worker's calls where it could lose their answers.
     pub refuses_calls: bool,
     /// The last second with faults and new requests.
@@ -68,9 +68,9 @@ impl Config {
         self.rules.has(rule)
     }
 
-    /// Tells whether a login is so old that its user's row may have been purged.
-    pub fn is_forgotten(&self, login: u8, now: u8) -> bool {
-        self.operators.contains(&Operator::Purge) && login < now
+    /// Tells whether a sign-in is so old that its user's row may have been purged.
+    pub fn is_forgotten(&self, sign_in: u8, now: u8) -> bool {
+        self.operators.contains(&Operator::Purge) && sign_in < now
     }
 
     /// A full second in whole seconds, with the clocks' tolerance.
@@ -127,8 +127,8 @@ const BASE: Config = Config {
     calls_act_for: 1,
     operators: &[],
     starts_active: true,
-    shares_flights: false,
-    old_logins: false,
+    single_flight: false,
+    old_sign_ins: false,
     refuses_calls: false,
     faults_until: 2,
     budget: budget(0, 0, 0, 0, 0),
@@ -161,11 +161,12 @@ pub const REFUSED: Config = Config {
     ..BASE
 };
 
-/// Two acts in a row, and logins from before them.
-pub const LOGINS: Config = Config {
-    name: "logins",
-    operators: &[Operator::Revoke, Operator::RevokeKeepingLogins, Operator::Block, Operator::Unblock],
-    old_logins: true,
+/// Two acts in a row, and sign-ins from before them.
+pub const SIGN_INS: Config = Config {
+    name: "sign-ins",
+    operators: &[Operator::Revoke, Operator::RevokeKeepingSignIns, Operator::Block, Operator::Unblock],
+    old_sign_ins: true,
+    faults_until: 3,
     budget: budget(2, 2, 0, 0, 0),
     ..BASE
 };
@@ -186,16 +187,18 @@ pub const CREATING: Config = Config {
     name: "creating",
     starts_active: false,
     operators: &[Operator::Revoke, Operator::Block, Operator::Unblock, Operator::Delete],
+    faults_until: 3,
     budget: budget(2, 2, 0, 0, 0),
     ..BASE
 };
 
-/// The same with old logins, where the first thing that is known of a user may be their revocation.
+/// The same with old sign-ins, where the first thing that is known of a user may be their revocation.
 pub const UNKNOWN: Config = Config {
     name: "unknown",
     starts_active: false,
-    operators: &[Operator::Revoke, Operator::RevokeKeepingLogins, Operator::Block],
-    old_logins: true,
+    operators: &[Operator::Revoke, Operator::RevokeKeepingSignIns, Operator::Block],
+    old_sign_ins: true,
+    faults_until: 3,
     budget: budget(2, 2, 0, 0, 0),
     ..BASE
 };
@@ -222,7 +225,7 @@ pub const RELEASE: Config = Config {
 pub const DELETE: Config = Config {
     name: "delete",
     operators: &[Operator::Revoke, Operator::Delete],
-    old_logins: true,
+    old_sign_ins: true,
     budget: budget(2, 2, 0, 0, 1),
     ..BASE
 };
@@ -237,40 +240,42 @@ pub const IMPORT: Config = Config {
 };
 
 /// Requests that share a mint.
-pub const FLIGHT: Config = Config {
+pub const SINGLE_FLIGHT: Config = Config {
     name: "flight",
     operators: &[Operator::Revoke],
-    shares_flights: true,
-    old_logins: true,
+    single_flight: true,
+    old_sign_ins: true,
     faults_until: 3,
     budget: budget(3, 1, 0, 0, 0),
     ..BASE
 };
 
-/// Everyone is revoked, with a user who has an identity.
-pub const EVERYONE: Config = Config {
-    name: "everyone",
-    operators: &[Operator::RevokeEveryone, Operator::RevokeKeepingLogins],
-    old_logins: true,
+/// All users are revoked, with a user who has an identity.
+pub const GLOBAL: Config = Config {
+    name: "global",
+    operators: &[Operator::RevokeGlobal, Operator::RevokeKeepingSignIns],
+    old_sign_ins: true,
+    faults_until: 3,
     budget: budget(2, 2, 0, 1, 0),
     ..BASE
 };
 
-/// Everyone is revoked, with a user who is unknown, being created, or deleted.
+/// All users are revoked, with a user who is unknown, being created, or deleted.
 pub const NEWCOMERS: Config = Config {
     name: "newcomers",
     starts_active: false,
-    operators: &[Operator::RevokeEveryone, Operator::Delete],
-    old_logins: true,
+    operators: &[Operator::RevokeGlobal, Operator::Delete],
+    old_sign_ins: true,
+    faults_until: 3,
     budget: budget(2, 2, 0, 0, 1),
     ..BASE
 };
 
-/// Rows without identity that are purged, here as soon as the second of the fence is over.
+/// Rows without identity that are purged, here as soon as the second of the change is over.
 pub const PURGE: Config = Config {
     name: "purge",
     operators: &[Operator::Delete, Operator::Purge],
-    old_logins: true,
+    old_sign_ins: true,
     faults_until: 3,
     budget: budget(3, 1, 0, 0, 0),
     ..BASE

@@ -15,7 +15,7 @@ pub const IMPORTED: u8 = 5;
 /// A deadline that never comes.
 pub const NEVER: u8 = u8::MAX;
 
-/// A token, with the number of answered fences that its authorisation knew of.
+/// A token, with the number of answered changes that its authorisation knew of.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token {
     pub identity: u8,
@@ -43,7 +43,7 @@ pub struct Row {
     pub blocked: bool,
     pub generation: u8,
     pub sign_ins_valid_from: u8,
-    /// The last revocation of everyone that was carried over to this row.
+    /// The last revocation of all users that was applied to this row.
     pub epoch: u8,
     pub held_until: u8,
     pub no_reuse_before: u8,
@@ -57,7 +57,7 @@ pub struct Row {
     pub claims_made: u8,
 }
 
-/// What was done to everyone at once, without touching a row.
+/// The revocations of all users, without touching a row.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GlobalState {
     pub epoch: u8,
@@ -99,7 +99,7 @@ pub enum Phase {
     Joined,
     MintSent,
     MintDone,
-    HandOut,
+    Issue,
     Claim,
     CreateSent,
     CreateDone,
@@ -111,7 +111,7 @@ pub enum Phase {
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Request {
     pub phase: Phase,
-    pub login: u8,
+    pub sign_in: u8,
     pub generation: u8,
     pub identity: u8,
     pub epoch: u8,
@@ -149,7 +149,7 @@ pub struct Worker {
 
 /// A call that nobody waits for any more, and that may still act until its deadline.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stray {
+pub enum LateCall {
     #[default]
     None,
     Revoke {
@@ -173,9 +173,9 @@ pub enum Life {
 /// What nobody in the protocol can look up, and the promises are checked against.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Truth {
-    /// Tokens that were handed out and are alive.
-    pub issued_event: [Token; 5],
-    /// The identity that tokens were handed out from since the last delete.
+    /// Tokens that were issued and are alive.
+    pub issued_tokens: [Token; 5],
+    /// The identity that tokens were issued from since the last delete.
     pub served: u8,
     /// Revokes, blocks and deletes answered so far.
     pub epoch: u8,
@@ -205,7 +205,7 @@ pub struct State {
     /// Whether the two clocks are in different seconds.
     pub apart: bool,
     pub row: Row,
-    pub everyone: GlobalState,
+    pub global: GlobalState,
     pub stored: Token,
     pub operations: [Operation; 4],
     pub life: [Life; 6],
@@ -213,7 +213,7 @@ pub struct State {
     pub revoked: [u8; 6],
     pub requests: [Request; 2],
     pub workers: [Worker; 2],
-    pub strays: [Stray; 3],
+    pub late_calls: [LateCall; 3],
     pub truth: Truth,
     pub budget: Budget,
 }
@@ -252,23 +252,23 @@ impl State {
                 || self.row.pending != 0)
     }
 
-    /// The generation that is read and compared: the user's own and everyone's together.
+    /// The generation that is read and compared: the user's own and the global one together.
     pub fn generation(&self, config: &Config) -> u8 {
-        self.row.generation + if config.has(Rule::EpochSteps) { self.everyone.epoch } else { 0 }
+        self.row.generation + if config.has(Rule::EpochSteps) { self.global.epoch } else { 0 }
     }
 
-    /// Tells whether everyone was revoked and the row does not know of it yet.
+    /// Tells whether the latest revocation of all users has not been applied to the row yet.
     pub fn is_stale(&self) -> bool {
-        self.row.status != Status::NoRow && self.row.epoch < self.everyone.epoch
+        self.row.status != Status::NoRow && self.row.epoch < self.global.epoch
     }
 
-    /// Carries what was done to everyone over to the row; what is new starts there.
+    /// Applies the revocations of all users to the row; what is new starts there.
     pub fn apply_global_row(&mut self) {
-        self.row.epoch = self.everyone.epoch;
-        self.row.sign_ins_valid_from = self.row.sign_ins_valid_from.max(self.everyone.sign_ins_valid_from);
+        self.row.epoch = self.global.epoch;
+        self.row.sign_ins_valid_from = self.row.sign_ins_valid_from.max(self.global.sign_ins_valid_from);
     }
 
-    /// Does to the user what was done to everyone.
+    /// Applies the revocations of all users to the user.
     pub fn apply_global(&mut self, config: &Config) {
         self.apply_global_row();
         self.stored = Token::default();
@@ -278,7 +278,7 @@ impl State {
     }
 
     /// What revoke, block and delete have in common.
-    pub fn fence(&mut self, config: &Config, reject_older_sign_ins: bool) {
+    pub fn change(&mut self, config: &Config, reject_older_sign_ins: bool) {
         self.truth.epoch += 1;
         self.apply_global_row();
         if config.has(Rule::GenerationMoves) {
@@ -288,9 +288,15 @@ impl State {
             self.stored = Token::default();
         }
         if reject_older_sign_ins {
-            self.row.sign_ins_valid_from = self.now;
-            self.truth.sign_ins_valid_from = self.now;
+            self.row.sign_ins_valid_from = self.first_valid_second(config);
+            self.truth.sign_ins_valid_from = self.now + 1;
         }
+    }
+
+    /// The first second whose sign-ins a change that is made now lets in: sign-ins are dated in whole seconds, so one of
+    /// the very second of the change may be from before it.
+    pub fn first_valid_second(&self, config: &Config) -> u8 {
+        self.now + u8::from(config.has(Rule::ChangeSecond))
     }
 
     /// Queues an operation; a revocation that counts waits a full second after the last mint.
@@ -313,9 +319,9 @@ impl State {
     }
 
     /// Lets a call go on without anybody who waits for it.
-    pub fn leave_behind(&mut self, call: Stray) {
-        let free = self.strays.iter_mut().find(|stray| **stray == Stray::None);
-        *free.expect("room for strays") = call;
+    pub fn leave_behind(&mut self, call: LateCall) {
+        let free = self.late_calls.iter_mut().find(|late_call| **late_call == LateCall::None);
+        *free.expect("room for late calls") = call;
     }
 
     /// Picks one of the two mirror images of the replicas, so that only one of them is explored.
@@ -334,19 +340,19 @@ impl State {
     /// Forgets what can no longer matter.
     pub fn forget(&mut self, config: &Config) {
         let now = self.now;
-        for index in 0..self.truth.issued_event.len() {
-            let token = self.truth.issued_event[index];
+        for index in 0..self.truth.issued_tokens.len() {
+            let token = self.truth.issued_tokens[index];
             if token.identity != 0 && self.dead(config, token) {
-                self.truth.issued_event[index] = Token::default();
+                self.truth.issued_tokens[index] = Token::default();
             }
         }
-        self.truth.issued_event.sort_unstable();
+        self.truth.issued_tokens.sort_unstable();
         for (identity, life) in self.life.iter().enumerate() {
             if *life != Life::Alive {
                 self.truth.known &= !(1 << identity);
             }
         }
-        self.strays.sort_unstable();
+        self.late_calls.sort_unstable();
         for (index, operation) in self.operations.iter_mut().enumerate() {
             let worked_on = |w: &Worker| w.stage != Stage::Idle && usize::from(w.operation) == index;
             if operation.completed && !self.workers.iter().any(worked_on) {

@@ -10,7 +10,7 @@ use crate::{
     requests,
     rules::Rule,
     scenarios::{Clocks, Config},
-    state::{Kind, NEVER, Phase, REPLICAS, Request, Stage, State, Status, Stray, Worker},
+    state::{Kind, LateCall, NEVER, Phase, REPLICAS, Request, Stage, State, Status, Worker},
     workers,
 };
 
@@ -86,7 +86,7 @@ pub fn steps(config: &Config, from: &State, out: &mut Vec<Step>) {
     workers::claims_run_out(&mut steps);
     creation_claim_runs_out(&mut steps);
     row_is_caught_up(&mut steps);
-    strays_act(&mut steps);
+    late_calls_act(&mut steps);
     if steps.faults() {
         replicas_crash(&mut steps);
         operators::steps(&mut steps);
@@ -126,19 +126,19 @@ fn row_is_caught_up(steps: &mut Steps<'_>) {
 }
 
 /// Calls that nobody waits for any more take effect late.
-fn strays_act(steps: &mut Steps<'_>) {
+fn late_calls_act(steps: &mut Steps<'_>) {
     let from = steps.from;
-    for (index, stray) in from.strays.iter().enumerate() {
+    for (index, late_call) in from.late_calls.iter().enumerate() {
         let mut to = *from;
-        to.strays[index] = Stray::None;
-        match *stray {
-            Stray::Revoke { identity, deadline } if from.now <= deadline => {
+        to.late_calls[index] = LateCall::None;
+        match *late_call {
+            LateCall::Revoke { identity, deadline } if from.now <= deadline => {
                 if from.alive(identity) {
                     to.revoked[usize::from(identity)] = from.acs_now(steps.config);
                 }
                 steps.on(act("a LATE revoke({b}) takes effect at ACS", 0, identity), to);
             }
-            Stray::Create { deadline } if from.now <= deadline => {
+            LateCall::Create { deadline } if from.now <= deadline => {
                 if let Some(identity) = to.create_identity() {
                     steps.on(act("a LATE create makes identity {b} at ACS", 0, identity), to);
                 }
@@ -148,7 +148,7 @@ fn strays_act(steps: &mut Steps<'_>) {
     }
 }
 
-/// A crash takes what a replica had in mind; its calls live on as strays.
+/// A crash takes what a replica had in mind; its calls live on as late calls.
 fn replicas_crash(steps: &mut Steps<'_>) {
     let from = steps.from;
     if from.budget.crashes == 0 {
@@ -166,7 +166,7 @@ fn replicas_crash(steps: &mut Steps<'_>) {
         to.workers[index] = Worker::default();
         if request.phase == Phase::CreateSent {
             let deadline = steps.config.deadline(from.now);
-            to.leave_behind(Stray::Create { deadline });
+            to.leave_behind(LateCall::Create { deadline });
         }
         leave_worker_behind(&mut to, from, worker);
         steps.on(act("replica {a} crashes", replica, 0), to);
@@ -175,11 +175,11 @@ fn replicas_crash(steps: &mut Steps<'_>) {
 
 /// A worker's call that has not acted yet may still act, unless it is too old.
 ///
-/// Stray deletes and discards are left out: no identity comes back that they could hit.
+/// Late deletes and discards are left out: no identity comes back that they could hit.
 pub fn leave_worker_behind(to: &mut State, from: &State, worker: Worker) {
     let operation = from.operations[usize::from(worker.operation)];
     if worker.stage == Stage::Sent && from.now <= worker.deadline && operation.kind == Kind::Revoke {
-        to.leave_behind(Stray::Revoke { identity: operation.identity, deadline: worker.deadline });
+        to.leave_behind(LateCall::Revoke { identity: operation.identity, deadline: worker.deadline });
     }
 }
 
@@ -211,12 +211,12 @@ fn time_moves(steps: &mut Steps<'_>) {
 }
 
 fn tick(steps: &mut Steps<'_>, mut to: State, text: &'static str) {
-    for stray in &mut to.strays {
-        if let Stray::Revoke { deadline, .. } | Stray::Create { deadline } = *stray
+    for late_call in &mut to.late_calls {
+        if let LateCall::Revoke { deadline, .. } | LateCall::Create { deadline } = *late_call
             && deadline < to.now
             && deadline != NEVER
         {
-            *stray = Stray::None;
+            *late_call = LateCall::None;
         }
     }
     steps.on(act(text, 0, to.now), to);

@@ -109,7 +109,7 @@ fn effect(steps: &Steps<'_>, index: usize, operation: Operation) -> (State, Brok
     (to, Broken::when(bound, Promise::MappingIsSafe))
 }
 
-/// The early call's answer: the call is no stray any more, and that is all.
+/// The early call's answer: the call is no late call any more, and that is all.
 fn early_answer(steps: &mut Steps<'_>, replica: u8, worker: Worker) {
     let mut to = *steps.from;
     to.workers[usize::from(replica)] = Worker::default();
@@ -135,7 +135,7 @@ fn complete(steps: &mut Steps<'_>, replica: u8, worker: Worker, operation: Opera
     let completed = &mut to.operations[usize::from(worker.operation)];
     completed.completed = true;
     completed.claimed_by = 0;
-    let survives = from.truth.issued_event.iter().any(|token| {
+    let survives = from.truth.issued_tokens.iter().any(|token| {
         token.identity == operation.identity && token.epoch < operation.epoch && !from.dead(steps.config, *token)
     });
     let mut broken = Broken::when(survives && operation.kind != Kind::Discard, Promise::OldTokensDie);
