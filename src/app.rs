@@ -14,11 +14,12 @@ use crate::{
     config::Settings,
     domain::clock::Clock,
     http::{self, Api, Lifecycle, Limits, Ops, Patience, Routers},
-    jobs::worker,
+    jobs::{self, Jobs, worker},
     metrics::Metrics,
-    service::{Parts, Service},
     shutdown::{self, Stop},
     store::{self, Store},
+    tokens::{self, Tokens},
+    users::{self, Users},
 };
 
 /// Descriptors for everything but connections of clients.
@@ -100,9 +101,8 @@ pub struct App {
     limits: Arc<Limits>,
     patience: Patience,
     worker: worker::Settings,
-    audit_retention: Option<Duration>,
     authenticator: Arc<Authenticator>,
-    service: Arc<Service>,
+    jobs: Arc<Jobs>,
     store: Store,
     shutdown: shutdown::Settings,
 }
@@ -119,20 +119,44 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
     let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
     let metrics = Arc::new(Metrics::default());
     let upstream = Upstream::new(acs, store.clone(), clock.clone(), &settings.quota, Arc::clone(&metrics));
-    let issuers = settings.issuers.iter().map(|(key, _)| key.clone()).collect();
-    let service = Service::new(Parts {
+    let upstream = Arc::new(upstream);
+    let issuers = Arc::new(settings.issuers.iter().map(|(key, _)| key.clone()).collect());
+    let jobs = Jobs::new(jobs::Parts {
         store: store.clone(),
-        upstream,
+        upstream: Arc::clone(&upstream),
+        clock: clock.clone(),
+        max_call_age: settings.acs.max_call_age,
+        tombstone_ttl: settings.users.tombstone_ttl,
+        audit_retention: settings.audit.retention,
+    });
+    let timeout = settings.tokens.timeout;
+    let tokens = Tokens::new(tokens::Parts {
+        store: store.clone(),
+        upstream: Arc::clone(&upstream),
+        jobs: Arc::clone(&jobs),
         clock: clock.clone(),
         settings: settings.tokens,
-        users: settings.users,
-        max_call_age: settings.acs.max_call_age,
-        issuers,
+        tombstone_ttl: settings.users.tombstone_ttl,
+        issuers: Arc::clone(&issuers),
         metrics: Arc::clone(&metrics),
+    });
+    let users = Users::new(users::Parts {
+        store: store.clone(),
+        upstream,
+        jobs: Arc::clone(&jobs),
+        tokens: Arc::clone(&tokens),
+        clock: clock.clone(),
+        settings: settings.users,
+        timeout,
+        issuers,
     });
     let authenticator = Arc::new(Authenticator::new(&settings.auth, settings.issuers, &http, &clock));
     let api = Api {
-        service: Arc::clone(&service),
+        tokens,
+        users,
+        jobs: Arc::clone(&jobs),
+        store: store.clone(),
+        clock: clock.clone(),
         authenticator: Arc::clone(&authenticator),
         operators: Arc::new(settings.operators),
         metrics,
@@ -149,9 +173,8 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
         limits,
         patience: settings.server.patience(),
         worker: settings.worker,
-        audit_retention: settings.audit.retention,
         authenticator,
-        service,
+        jobs,
         store,
         shutdown: settings.shutdown,
     })
@@ -230,8 +253,7 @@ impl App {
         {
             let (authenticator, stop) = (Arc::clone(&self.authenticator), background.clone());
             tasks.spawn(async move { authenticator.keep_keys_fresh(stop).await });
-            let (service, stop) = (Arc::clone(&self.service), background.clone());
-            tasks.spawn(worker::run(service, self.worker, self.audit_retention, stop));
+            tasks.spawn(worker::run(Arc::clone(&self.jobs), self.worker, background.clone()));
             tasks.spawn(forget_rested(self.limits, background.clone()));
         }
         let patience = self.patience;
@@ -256,7 +278,7 @@ impl App {
             close_requests.cancel();
             let drained = tokio::time::timeout(self.shutdown.drain, async {
                 while requests.join_next().await.is_some() {}
-                self.service.finish().await;
+                self.jobs.finish().await;
                 // The worker finishes the attempts that it began.
                 background.cancel();
                 while tasks.join_next().await.is_some() {}

@@ -22,7 +22,7 @@ use crate::{
     domain::user::IssuerKey,
     http,
     jobs::worker,
-    limit, service, shutdown, store, telemetry,
+    limit, shutdown, store, telemetry, tokens, users,
 };
 
 const PREFIX: &str = "VENDOR__";
@@ -58,11 +58,11 @@ pub struct Settings {
     /// What callers may do how often.
     pub limits: limit::Settings,
     /// Tokens and waiting.
-    pub tokens: service::Settings,
+    pub tokens: tokens::Settings,
     /// Users.
-    pub users: service::UserSettings,
+    pub users: users::Settings,
     /// The audit trail.
-    pub audit: service::AuditSettings,
+    pub audit: store::AuditSettings,
     /// Doing of accepted work.
     pub worker: worker::Settings,
     /// The operators' listener, where they have one of their own.
@@ -196,9 +196,9 @@ struct Raw {
     acs: acs::Settings,
     quota: acs::quota::Settings,
     limits: limit::Settings,
-    tokens: service::Settings,
-    users: service::UserSettings,
-    audit: service::AuditSettings,
+    tokens: tokens::Settings,
+    users: users::Settings,
+    audit: store::AuditSettings,
     worker: worker::Settings,
     ops: OpsSettings,
     auth: auth::Settings,

@@ -24,9 +24,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     auth::{Authenticator, Operators, policy::StringList},
+    domain::clock::Clock,
+    jobs::Jobs,
     limit::{self, Limit},
     metrics::Metrics,
-    service::Service,
+    store::Store,
+    tokens::Tokens,
+    users::Users,
 };
 use middleware::{access_log, gate, idempotency};
 use problem::{Code, Problem};
@@ -124,8 +128,11 @@ pub struct Ops {
 /// What handlers work with.
 #[derive(Clone)]
 pub struct Api {
-    /// The use cases.
-    pub service: Arc<Service>,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) users: Arc<Users>,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
     /// Who checks logins.
     pub authenticator: Arc<Authenticator>,
     /// Who knows operators' keys.

@@ -49,7 +49,7 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         registry.register(
-            "tokens_handed_out",
+            "tokens_issued",
             "Tokens handed out: minted, shared with a mint under way, reused, or stale because no new one could be had",
             metrics.tokens.clone(),
         );
@@ -84,8 +84,8 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts a token that left the house.
-    pub fn token_handed_out(&self, how: &'static str) {
-        self.tokens.get_or_create(&[("how", how)]).inc();
+    pub fn token_issued(&self, source: &'static str) {
+        self.tokens.get_or_create(&[("source", source)]).inc();
     }
 
     /// Counts a user's cached tokens that no encryption key opened.
@@ -142,13 +142,13 @@ mod tests {
     #[test]
     fn what_was_counted_is_rendered_with_its_labels() {
         let metrics = Metrics::default();
-        metrics.token_handed_out("reused");
-        metrics.token_handed_out("reused");
+        metrics.token_issued("cached");
+        metrics.token_issued("cached");
         metrics.upstream_call("issue", "throttled", Duration::from_millis(3));
         metrics.request("/token", 200, Duration::from_micros(900));
         let text = metrics.render();
         for line in [
-            r#"vendor_tokens_handed_out_total{how="reused"} 2"#,
+            r#"vendor_tokens_issued_total{source="cached"} 2"#,
             r#"vendor_upstream_call_seconds_count{operation="issue",outcome="throttled"} 1"#,
             r#"vendor_request_seconds_bucket{le="0.001",route="/token",status="200"} 1"#,
             "vendor_cached_tokens_unopened_total 0",

@@ -1,6 +1,6 @@
 //! The database: Postgres, or SQLite where there is none, behind one SQL text.
 //!
-//! Only this room knows sqlx.
+//! Only this module knows sqlx.
 //! Placeholders `$1`, `ON CONFLICT` and `RETURNING` read alike in both databases; what differs stands in this file.
 //! Times are bound from the clock in whole milliseconds; in SQLite they are texts whose order is the order of the times,
 //! which holds for whole milliseconds (sqlx writes none or three fraction digits, and `+` sorts before `.`).
@@ -8,7 +8,7 @@
 mod access;
 mod audit;
 mod batch;
-mod cached;
+mod connection;
 mod global;
 mod idempotency;
 mod identities;
@@ -16,55 +16,62 @@ mod imports;
 mod migrations;
 mod operations;
 mod quota;
-mod recorder;
 mod revocations;
 mod tokens;
 mod users;
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::{
-    Connection, Database, PgPool, Postgres, Sqlite, SqlitePool, Transaction,
+    Database, PgPool, Postgres, Sqlite, SqlitePool,
     pool::PoolOptions,
     postgres::PgConnectOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-pub use access::Fence;
+use batch::BatchReader;
+use connection::{Session, check_alive};
+
+pub use access::Access;
 pub use audit::{AuditFilter, AuditRow, HeldToken};
-pub use cached::{Reader, Reusable};
 pub use global::GlobalState;
 pub use idempotency::{Idempotency, IdempotentRequest};
-pub use identities::{Bound, Claim, Imported};
+pub use identities::{Bound, Claim, Imported, NewIdentity};
 pub use operations::{Completion, Failure, NewOperation};
 pub use quota::QuotaRow;
-pub use recorder::Recorder;
-pub use tokens::CachedTokens;
-pub use users::UserFilter;
+pub use tokens::{CachedTokens, Mint};
+pub use users::{UserFilter, UserRead};
 
-/// Runs one body on whichever pool is open.
+/// Runs one statement on a connection of whichever pool is open.
 macro_rules! on_pool {
     ($store:expr, |$db:ident| $body:expr) => {
         match $store {
-            $crate::store::Store::Postgres($db) => $body,
-            $crate::store::Store::Sqlite($db) => $body,
+            $crate::store::Store::Postgres { pool, .. } => match $crate::store::connection::Leased::acquire(pool).await
+            {
+                Ok(connection) => connection.run(async |$db: &mut sqlx::PgConnection| $body).await,
+                Err(error) => Err(error),
+            },
+            $crate::store::Store::Sqlite(pool) => match $crate::store::connection::Leased::acquire(pool).await {
+                Ok(connection) => connection.run(async |$db: &mut sqlx::SqliteConnection| $body).await,
+                Err(error) => Err(error),
+            },
         }
     };
 }
 
-/// Runs one body on the connection of whichever transaction is open.
+/// Runs one statement in whichever transaction is open.
 macro_rules! on_tx {
     ($tx:expr, |$db:ident| $body:expr) => {
         match $tx {
             $crate::store::Tx::Postgres(tx) => {
                 let $db = &mut **tx;
-                $body
+                $crate::store::connection::within_deadline(async { $body }).await
             }
             $crate::store::Tx::Sqlite(tx) => {
                 let $db = &mut **tx;
-                $body
+                $crate::store::connection::within_deadline(async { $body }).await
             }
         }
     };
@@ -79,10 +86,15 @@ macro_rules! execute {
 
 use {execute, on_pool, on_tx};
 
-/// How long a connection may have lain idle and still be taken for alive.
-const SURELY_ALIVE: Duration = Duration::from_secs(1);
-/// How many connections [`Reader`] and [`Recorder`] keep for themselves.
-pub const KEPT_CONNECTIONS: u32 = 2 * batch::CONNECTIONS;
+/// How many of a replica's connections to Postgres serve batched reads only.
+pub const READ_CONNECTIONS: u32 = batch::CONNECTIONS;
+
+/// A user's change waits for nothing longer than this; the settings end with the transaction, so poolers do not mind.
+const BEGIN_POSTGRES: &str = "
+    BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '5s';
+    SET LOCAL idle_in_transaction_session_timeout = '5s'";
+/// On SQLite a transaction takes the write lock at once, so that what it reads cannot change before it writes.
+const BEGIN_SQLITE: &str = "BEGIN IMMEDIATE";
 
 /// Where the mapping is kept.
 #[derive(Clone, Debug, Deserialize)]
@@ -107,47 +119,46 @@ impl Default for Settings {
     }
 }
 
-/// Why the store could not answer.
-#[derive(Debug, thiserror::Error)]
+/// How long the audit trail is kept.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSettings {
+    /// Without end by default.
+    #[serde(with = "humantime_serde")]
+    pub retention: Option<Duration>,
+}
+
+/// Why the store could not answer, by what the caller can do.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The URL is none that this service understands.
+    /// The URL cannot be used.
     #[error("`database.url` {0}")]
     Url(&'static str),
     /// The database cannot be reached, is overloaded or restarting: trying again may help.
     #[error("the database is not available")]
-    Unavailable(#[source] sqlx::Error),
-    /// The database refused what it was asked: trying again will not help.
+    Unavailable(#[source] Arc<sqlx::Error>),
+    /// The database refused a statement: trying again will not help.
     #[error("the database refused a statement")]
-    Rejected(#[source] sqlx::Error),
+    Rejected(#[source] Arc<sqlx::Error>),
     /// A stored value cannot be read.
     #[error("`{column}` of row {row} in `{table}` has an unexpected value")]
-    Corrupt {
-        /// Which table.
-        table: &'static str,
-        /// Which column.
-        column: &'static str,
-        /// Which row.
-        row: String,
-    },
+    Corrupt { table: &'static str, column: &'static str, row: String },
     /// The schema could not be brought up to date.
     #[error("the schema could not be migrated")]
-    Migration(#[source] sqlx::migrate::MigrateError),
+    Migration(#[source] Arc<sqlx::migrate::MigrateError>),
     /// The schema is newer than this binary can work with.
     #[error("the schema needs a binary that knows version {needed}; this one knows {known}")]
-    TooOld {
-        /// The oldest version a binary must know.
-        needed: i64,
-        /// The newest version this binary knows.
-        known: i64,
-    },
+    TooOld { needed: i64, known: i64 },
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let passing = match &error {
-            // Postgres classes: 08 connection, 40 rollback, 53 resources, 57 operator intervention; SQLite: 5 busy, 6 locked.
+            // Postgres classes: 08 connection, 40 rollback, 53 resources, 57 operator intervention; 25006 a read-only
+            // server, 25P03 an idle transaction that was ended, 55P03 a lock that took too long.
+            // SQLite: 5 and 517 busy, 6 and 261 locked.
             sqlx::Error::Database(db) => db.code().is_some_and(|code| {
-                matches!(code.as_ref(), "5" | "6" | "517" | "261")
+                matches!(code.as_ref(), "5" | "6" | "517" | "261" | "25006" | "25P03" | "55P03")
                     || (code.len() == 5 && ["08", "40", "53", "57"].contains(&&code[..2]))
             }),
             sqlx::Error::Io(_)
@@ -158,7 +169,7 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::WorkerCrashed => true,
             _ => false,
         };
-        if passing { Self::Unavailable(error) } else { Self::Rejected(error) }
+        if passing { Self::Unavailable(Arc::new(error)) } else { Self::Rejected(Arc::new(error)) }
     }
 }
 
@@ -166,18 +177,15 @@ impl From<sqlx::Error> for Error {
 #[derive(Clone, Debug)]
 pub enum Store {
     /// Shared by any number of replicas.
-    Postgres(PgPool),
+    Postgres { pool: PgPool, reader: BatchReader },
     /// A file, for one replica.
     Sqlite(SqlitePool),
 }
 
 /// A transaction; dropped without [`Tx::commit`] it is rolled back.
-#[derive(Debug)]
 pub enum Tx {
-    /// On Postgres.
-    Postgres(Transaction<'static, Postgres>),
-    /// On SQLite.
-    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Session<Postgres>),
+    Sqlite(Session<Sqlite>),
 }
 
 impl Store {
@@ -191,8 +199,9 @@ impl Store {
             let options = PgConnectOptions::from_str(url)
                 .map_err(|_| Error::Url("is no valid Postgres URL"))?
                 .application_name(env!("CARGO_PKG_NAME"));
-            let pool = pool_options(settings, settings.max_connections.unwrap_or(14)).connect_with(options).await?;
-            Ok(Self::Postgres(pool))
+            let connections = settings.max_connections.unwrap_or(14).saturating_sub(READ_CONNECTIONS);
+            let pool = pool_options(settings, connections).connect_with(options).await?;
+            Ok(Self::Postgres { reader: BatchReader::start(&pool), pool })
         } else if url.starts_with("sqlite:") {
             if url.contains(":memory:") || url.contains("mode=memory") {
                 return Err(Error::Url("names a SQLite database in memory, which would forget every mapping"));
@@ -212,14 +221,15 @@ impl Store {
         }
     }
 
-    /// Begins a transaction; on SQLite it takes the write lock at once, so that what it reads cannot change before it writes.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when no connection can be had.
+    /// Begins a transaction that waits two seconds for a lock at most.
     pub async fn begin(&self) -> Result<Tx, Error> {
+        self.begin_with(BEGIN_POSTGRES).await
+    }
+
+    async fn begin_with(&self, begin_postgres: &'static str) -> Result<Tx, Error> {
         Ok(match self {
-            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
-            Self::Sqlite(pool) => Tx::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres { pool, .. } => Tx::Postgres(Session::begin(pool, begin_postgres).await?),
+            Self::Sqlite(pool) => Tx::Sqlite(Session::begin(pool, BEGIN_SQLITE).await?),
         })
     }
 
@@ -234,35 +244,28 @@ impl Store {
 
     /// Closes the pool after the connections in use have come back.
     pub async fn close(&self) {
-        on_pool!(self, |db| db.close().await);
+        match self {
+            Self::Postgres { pool, .. } => pool.close().await,
+            Self::Sqlite(pool) => pool.close().await,
+        }
     }
 }
 
-/// A connection that was in use a moment ago is not asked whether it lives: that would be a round trip for each statement.
+/// A connection that was in use a moment ago is not asked whether it is alive: that would be a round trip for each statement.
 fn pool_options<DB: Database>(settings: &Settings, max_connections: u32) -> PoolOptions<DB> {
     PoolOptions::new()
-        .max_connections(max_connections.saturating_sub(KEPT_CONNECTIONS).max(1))
+        .max_connections(max_connections.max(1))
         .acquire_timeout(settings.acquire_timeout)
         .test_before_acquire(false)
-        .before_acquire(|connection: &mut DB::Connection, used| {
-            Box::pin(async move {
-                if used.idle_for > SURELY_ALIVE {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
+        .before_acquire(|connection: &mut DB::Connection, used| Box::pin(check_alive(connection, used.idle_for)))
 }
 
 impl Tx {
-    /// Makes the transaction's changes lasting.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database did not confirm; whether it committed is then unknown.
+    /// Makes the transaction's changes lasting; after an error it is unknown whether they are.
     pub async fn commit(self) -> Result<(), Error> {
         match self {
-            Self::Postgres(tx) => tx.commit().await?,
-            Self::Sqlite(tx) => tx.commit().await?,
+            Self::Postgres(session) => session.commit().await?,
+            Self::Sqlite(session) => session.commit().await?,
         }
         Ok(())
     }

@@ -147,3 +147,20 @@ CREATE TABLE audit_events (
 );
 CREATE INDEX audit_events_of_user ON audit_events (user_id, id);
 CREATE INDEX audit_events_at ON audit_events (at);
+
+-- Revokes all users: one call that the server ends by itself, whatever becomes of the client. Mints and binds hold a share of
+-- the row of global_state while their statement runs. The lock on the table waits for them and cannot be overtaken, which a
+-- lock on the row could be.
+CREATE FUNCTION revoke_all(since TIMESTAMPTZ, revocation JSONB, event JSONB) RETURNS BIGINT
+    LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+DECLARE
+    new_epoch BIGINT;
+BEGIN
+    LOCK TABLE global_state IN EXCLUSIVE MODE;
+    UPDATE global_state SET epoch = epoch + 1, sign_ins_valid_from = GREATEST(sign_ins_valid_from, since)
+        WHERE id = 1 RETURNING epoch INTO new_epoch;
+    INSERT INTO revocations
+        SELECT * FROM jsonb_populate_record(NULL::revocations, revocation || jsonb_build_object('epoch', new_epoch));
+    INSERT INTO audit_events SELECT * FROM jsonb_populate_record(NULL::audit_events, event);
+    RETURN new_epoch;
+END $$;

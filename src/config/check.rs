@@ -10,7 +10,7 @@ use crate::{
     acs::{self, connection_string::ConnectionString},
     auth::{IssuerSettings, Issuers, Operators},
     domain::{address::is_on_this_machine, token::Lifetime, user::IssuerKey},
-    http, service, store,
+    http, store, tokens,
 };
 
 impl Raw {
@@ -62,7 +62,7 @@ impl Raw {
         if self.tokens.timeout.is_zero() || self.tokens.timeout > self.server.request_timeout {
             found.add("tokens.timeout", "must be more than nothing and at most `server.request_timeout`");
         }
-        if !(service::LEAST_REUSE_MARGIN..Lifetime::HOUR.duration()).contains(&self.tokens.reuse_margin) {
+        if !(tokens::LEAST_REUSE_MARGIN..Lifetime::HOUR.duration()).contains(&self.tokens.reuse_margin) {
             let message = "must be at least 15 minutes, or clients that refresh ten minutes early would ask in a loop, and under an hour, \
                            or nothing would be reused";
             found.add("tokens.reuse_margin", message);
@@ -141,9 +141,9 @@ fn database(database: &store::Settings, faults: &mut Faults) {
     if !["postgres:", "postgresql:", "sqlite:"].iter().any(|scheme| url.starts_with(scheme)) {
         faults.add("database.url", "must begin with `postgres:` or `sqlite:`");
     }
-    if database.max_connections.is_some_and(|most| most <= store::KEPT_CONNECTIONS) {
+    if database.max_connections.is_some_and(|most| most <= store::READ_CONNECTIONS) {
         let message =
-            format!("must be more than the {} that tokens are found and recorded over", store::KEPT_CONNECTIONS);
+            format!("must be more than the {} that tokens are found and recorded over", store::READ_CONNECTIONS);
         faults.add("database.max_connections", message);
     }
 }

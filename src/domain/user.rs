@@ -276,6 +276,8 @@ pub struct User {
     pub tokens_expire_at: Option<DateTime<Utc>>,
     /// Before when no token may be kept for reuse, because a stray revocation could still end it.
     pub no_reuse_before: Option<DateTime<Utc>>,
+    /// The tokens that are cached for the identity, encrypted.
+    pub cached_tokens: Option<Vec<u8>>,
     /// When the mapping was made.
     pub created_at: DateTime<Utc>,
     /// When the mapping last changed.

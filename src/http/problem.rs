@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{acs::retry as upstream, auth, limit::RateLimitStatus, service, store};
+use crate::{acs::retry as upstream, auth, error::Error, limit::RateLimitStatus, store};
 
 /// What a caller is told to wait when nothing better is known.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -195,35 +195,33 @@ impl From<auth::Error> for Problem {
     }
 }
 
-impl From<service::Error> for Problem {
-    fn from(error: service::Error) -> Self {
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
         match error {
-            service::Error::NoGrant => {
+            Error::NoGrant => {
                 Self::new(Code::Forbidden).detail("no grant of the policy matches this login").cause(error)
             }
-            service::Error::ScopeNotAllowed(scope) => Self::new(Code::ScopeNotAllowed)
+            Error::ScopeNotAllowed(scope) => Self::new(Code::ScopeNotAllowed)
                 .detail(format!("this login may not have the scope `{}`", scope.as_str()))
                 .cause(error),
-            service::Error::UserBlocked => Self::new(Code::UserBlocked).cause(error),
-            service::Error::ReauthenticationRequired { max_age } => {
+            Error::UserBlocked => Self::new(Code::UserBlocked).cause(error),
+            Error::ReauthenticationRequired { .. } => {
                 let mut problem = Self::new(Code::ReauthenticationRequired).cause(error);
-                // RFC 9470 section 3: tells clients to sign the user in anew instead of presenting a cached login again.
-                let max_age = max_age.as_secs();
-                problem.challenge =
-                    Some(format!("Bearer error=\"insufficient_user_authentication\", max_age=\"{max_age}\""));
+                // RFC 9470 section 3: makes clients sign the user in again instead of presenting a cached token.
+                problem.challenge = Some("Bearer error=\"insufficient_user_authentication\"".to_owned());
                 problem
             }
-            service::Error::UserDeleting => Self::new(Code::UserDeleting).cause(error),
-            service::Error::NotFound => Self::new(Code::NotFound),
-            service::Error::Conflict(detail) => Self::new(Code::MappingConflict).detail(detail).cause(error),
-            service::Error::NotAllowed => {
+            Error::UserDeleting => Self::new(Code::UserDeleting).cause(error),
+            Error::NotFound => Self::new(Code::NotFound),
+            Error::Conflict(detail) => Self::new(Code::MappingConflict).detail(detail).cause(error),
+            Error::NotAllowed => {
                 Self::new(Code::Forbidden).detail("the settings of the service do not allow it").cause(error)
             }
-            service::Error::Invalid(detail) => Self::new(Code::InvalidRequest).detail(detail),
-            service::Error::InProgress => Self::new(Code::OperationInProgress).cause(error),
-            service::Error::Upstream(error) => error.into(),
-            service::Error::Store(error) => Self::new(of_store(&error)).cause(error),
-            service::Error::Interrupted => Self::new(Code::InternalError).cause(error),
+            Error::Invalid(detail) => Self::new(Code::InvalidRequest).detail(detail),
+            Error::InProgress => Self::new(Code::OperationInProgress).cause(error),
+            Error::Upstream(error) => error.into(),
+            Error::Store(error) => Self::new(of_store(&error)).cause(error),
+            Error::Interrupted => Self::new(Code::InternalError).cause(error),
         }
     }
 }
@@ -251,5 +249,11 @@ fn of_store(error: &store::Error) -> Code {
         | store::Error::Corrupt { .. }
         | store::Error::Migration(_)
         | store::Error::TooOld { .. } => Code::InternalError,
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        Self::new(of_store(&error)).cause(error)
     }
 }

@@ -9,8 +9,9 @@ use crate::{
         UserResponse,
     },
     domain::{audit::Actor, operation::Operation, user::User},
-    service::{ChangeContext, ChangeOutcome, RevocationStatus},
+    jobs::ChangeContext,
     store::{AuditRow, HeldToken},
+    users::{access::ChangeOutcome, bulk::RevocationStatus},
 };
 
 /// How long ACS says a revocation or deletion may take to reach everywhere (learn.microsoft.com, "identity model").

@@ -1,14 +1,16 @@
-//! Attempts of operations: leased before the call is sent, completed once ACS confirms, tried again for ever otherwise.
+//! Running operations: an attempt is leased before its call is sent, and repeated until ACS confirms it.
 //!
-//! Confirmed is 204, 404, or `IdentityNotOwned` for an identity whose resource part is that of our own resource; with a
-//! foreign resource part the settings are wrong, and the operation stays pending and loud.
+//! ACS confirms with 204, 404, or `IdentityNotOwned` for an identity whose resource part is that of our own resource. With
+//! another resource part the configuration is wrong, and the operation stays pending and is logged.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::{CLOCK_MARGIN, Jobs};
 use crate::{
     acs::{
         self,
@@ -20,8 +22,8 @@ use crate::{
         operation::{Kind, Lease, Operation},
         user::UserId,
     },
-    service::{CLOCK_MARGIN, Error, Service},
-    store::{Completion, Failure},
+    error::Error,
+    store::{self, Completion, Failure},
 };
 
 /// How much longer than its call an attempt's lease is good.
@@ -36,92 +38,111 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// How often a request that meets a hold may pull its user's operation forward.
 pub(crate) const EXPEDITE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When an attempt is made.
+/// When an attempt starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Pull {
+enum Start {
     /// When its pause is over.
     WhenDue,
-    /// Before that, because its user waits for it.
+    /// Before that, because the user waits for it.
     Early,
 }
 
 /// How an attempt ended.
 enum Outcome {
-    /// ACS confirmed it.
     Confirmed,
-    /// It failed; its call may still act, or will surely not any more.
-    Failed { error: acs::Error, may_act: bool },
-    /// It was not sent, because its lease was nearly over or ACS's limit was reached.
-    NotSent { retry_after: Duration },
+    /// The call may still act, or surely will not any more.
+    Failed {
+        error: acs::Error,
+        may_act: bool,
+    },
+    /// The call was not sent, because the lease was nearly over or ACS's limit was reached.
+    NotSent {
+        retry_after: Duration,
+    },
 }
 
-impl Service {
+impl Jobs {
     /// Makes the lease of an attempt that begins now.
     pub(crate) fn lease(&self, now: DateTime<Utc>) -> Lease {
-        Lease { by: Uuid::new_v4(), until: now + self.upstream.timeout() + LEASE_MARGIN }
+        Lease { by: Uuid::new_v4(), until: now + self.parts.upstream.timeout() + LEASE_MARGIN }
     }
 
-    /// Tries operations that are due, at most so many at once; returns when the next one is.
-    ///
-    /// # Errors
-    /// [`Error::Store`] when the database does not answer.
-    pub async fn run_due(&self, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
-        let now = self.clock.now();
-        let due = self.store.due_operations(now, i64::try_from(at_once).unwrap_or(i64::MAX)).await?;
-        let attempts = due.into_iter().map(|id| self.try_once(id, Pull::WhenDue));
-        for attempt in futures_util::future::join_all(attempts).await {
-            attempt?;
+    /// Runs operations that are due, so many at once; returns when the next one is due.
+    pub(super) async fn run_due(&self, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
+        let now = self.parts.clock.now();
+        let due = self.parts.store.due_operations(now, i64::try_from(at_once).unwrap_or(i64::MAX)).await?;
+        let mut attempts = stream::iter(due)
+            .map(|id| async move { (id, self.try_once(id, Start::WhenDue).await) })
+            .buffer_unordered(at_once);
+        while let Some((id, attempt)) = attempts.next().await {
+            match attempt {
+                // One row that cannot be read must not keep the others from being run.
+                Err(Error::Store(error @ (store::Error::Corrupt { .. } | store::Error::Rejected(_)))) => {
+                    tracing::error!(operation = %id, error = &error as &dyn std::error::Error, "cannot run an operation");
+                }
+                attempt => attempt?,
+            }
         }
-        Ok(self.store.next_due(self.clock.now()).await?)
+        Ok(self.parts.store.next_due(self.parts.clock.now()).await?)
     }
 
-    /// Tries the unfinished operation of a user whom it holds back, unless somebody else just did.
-    pub(crate) async fn expedite(&self, user: &UserId) -> Result<(), Error> {
-        let now = self.clock.now();
-        if let Some(id) = self.store.open_operation_of(user, now, now - EXPEDITE_INTERVAL).await? {
-            self.try_once(id, Pull::Early).await?;
+    /// Expedites the pending operation of a user who waits for it; the request does not wait for the call itself.
+    pub(crate) fn expedite_detached(self: &Arc<Self>, user: UserId) {
+        let jobs = Arc::clone(self);
+        self.spawn(async move {
+            if let Err(error) = jobs.expedite(&user).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, %user, "cannot expedite an operation");
+            }
+        });
+    }
+
+    async fn expedite(&self, user: &UserId) -> Result<(), Error> {
+        let now = self.parts.clock.now();
+        if let Some(id) = self.parts.store.open_operation_of(user, now, now - EXPEDITE_INTERVAL).await? {
+            self.try_once(id, Start::Early).await?;
         }
         Ok(())
     }
 
-    /// Follows an operation that was just accepted, its first attempt leased, until it is complete or patience ends.
+    /// Follows an operation that was just accepted, whose first attempt is leased, until it is complete or the deadline comes;
+    /// returns the operation as it is then.
     ///
-    /// The first call goes out at once: it ends most tokens. Where it comes too early to count, another follows.
+    /// The first call goes out at once, because it ends most tokens. Where it comes too early to count, another one follows.
     pub(crate) async fn run_accepted(
         &self,
         operation: Operation,
         lease: Lease,
         deadline: Instant,
-    ) -> Result<(), Error> {
-        if self.clock.now() >= operation.not_before {
+    ) -> Result<Operation, Error> {
+        if self.parts.clock.now() >= operation.not_before {
             self.attempt(&operation, lease, Priority::Interactive).await?;
         } else {
             let outcome = self.call(&operation, lease, Priority::Interactive).await;
             let may_act = matches!(outcome, Outcome::Failed { may_act: true, .. });
             let failure = Failure { next_attempt_at: operation.not_before, not_before: None, error: None, may_act };
-            self.store.back_off(operation.id, lease, &failure).await?;
+            self.parts.store.back_off(operation.id, lease, &failure).await?;
         }
         loop {
-            let current = self.store.find_operation(operation.id).await?.ok_or(Error::NotFound)?;
+            let current = self.parts.store.find_operation(operation.id).await?.ok_or(Error::NotFound)?;
             let due = current.next_attempt_at.max(current.not_before);
-            let wait = (due - self.clock.now()).to_std().unwrap_or_default().max(SHORTEST_WAIT);
+            let wait = (due - self.parts.clock.now()).to_std().unwrap_or_default().max(SHORTEST_WAIT);
             if current.completed_at.is_some() || Instant::now() + wait >= deadline {
-                return Ok(());
+                return Ok(current);
             }
             tokio::time::sleep(wait).await;
-            self.try_once(operation.id, Pull::WhenDue).await?;
+            self.try_once(operation.id, Start::WhenDue).await?;
         }
     }
 
-    /// Makes an attempt, if nobody else does.
-    async fn try_once(&self, id: Uuid, pull: Pull) -> Result<(), Error> {
-        let now = self.clock.now();
+    /// Makes an attempt, unless another replica or request is making one.
+    async fn try_once(&self, id: Uuid, start: Start) -> Result<(), Error> {
+        let now = self.parts.clock.now();
         let lease = self.lease(now);
-        let early = pull == Pull::Early;
-        let Some(operation) = self.store.lease_operation(id, lease, early, now).await? else { return Ok(()) };
-        // One of many has time, unless its user waits for it.
-        let priority =
-            if operation.revocation.is_some() && !early { Priority::Background } else { Priority::Interactive };
+        let early = start == Start::Early;
+        let Some(operation) = self.parts.store.lease_operation(id, lease, early, now).await? else { return Ok(()) };
+        // Operations of a bulk revocation are in the background, unless their user waits.
+        let in_background = operation.revocation.is_some() && !early;
+        let priority = if in_background { Priority::Background } else { Priority::Interactive };
         self.attempt(&operation, lease, priority).await
     }
 
@@ -131,39 +152,39 @@ impl Service {
             Outcome::Confirmed => return self.complete(operation).await,
             Outcome::Failed { error, may_act } => (error, may_act),
             Outcome::NotSent { retry_after } => {
-                let next_attempt_at = self.clock.now() + retry_after;
+                let next_attempt_at = self.parts.clock.now() + retry_after;
                 let failure = Failure { next_attempt_at, not_before: None, error: None, may_act: false };
-                return Ok(self.store.back_off(operation.id, lease, &failure).await?);
+                return Ok(self.parts.store.back_off(operation.id, lease, &failure).await?);
             }
         };
-        let wish = match &error {
+        let retry_after = match &error {
             acs::Error::Throttled { retry_after } | acs::Error::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
         };
-        let age = (self.clock.now() - operation.created_at).to_std().unwrap_or_default();
-        let pause = pause(age, lease).max(wish.unwrap_or_default());
+        let age = (self.parts.clock.now() - operation.created_at).to_std().unwrap_or_default();
+        let pause = pause(age, lease).max(retry_after.unwrap_or_default());
         tracing::warn!(
             operation = %operation.id,
             kind = operation.kind.as_str(),
             attempts = operation.attempts,
             age_s = age.as_secs(),
             error = &error as &dyn std::error::Error,
-            "an operation is not done yet"
+            "operation attempt failed, will retry"
         );
-        let now = self.clock.now();
+        let now = self.parts.clock.now();
         let failure = Failure {
             next_attempt_at: now + pause,
-            // What ACS wishes binds also requests that would pull the operation forward.
-            not_before: wish.map(|wish| now + wish),
+            // ACS's `Retry-After` also binds requests that would expedite the operation.
+            not_before: retry_after.map(|wait| now + wait),
             error: Some(error.to_string()),
             may_act,
         };
-        self.store.back_off(operation.id, lease, &failure).await?;
+        self.parts.store.back_off(operation.id, lease, &failure).await?;
         Ok(())
     }
 
     async fn call(&self, operation: &Operation, lease: Lease, priority: Priority) -> Outcome {
-        if operation.resource != self.upstream.resource() {
+        if operation.resource != self.parts.upstream.resource() {
             // The settings name another resource now: its answers say nothing about this operation.
             return Outcome::Failed { error: acs::Error::NotOwned, may_act: false };
         }
@@ -171,18 +192,18 @@ impl Service {
             Kind::Revoke => Call::Revoke,
             Kind::Delete | Kind::Discard => Call::Delete,
         };
-        let _right = match self.upstream.reserve(call, priority, Instant::now() + QUOTA_TIMEOUT).await {
+        let _right = match self.parts.upstream.reserve(call, priority, Instant::now() + QUOTA_TIMEOUT).await {
             Ok(right) => right,
             Err(upstream::Error::Throttled { retry_after }) => return Outcome::NotSent { retry_after },
             Err(_) => return Outcome::NotSent { retry_after: SHORTEST_PAUSE },
         };
         // A lease that is nearly over is no right to send: another may hold the next one already.
-        if self.clock.now() + self.upstream.timeout() > lease.until {
+        if self.parts.clock.now() + self.parts.upstream.timeout() > lease.until {
             return Outcome::NotSent { retry_after: Duration::ZERO };
         }
         let result = match operation.kind {
-            Kind::Revoke => self.upstream.revoke(&operation.acs_id).await,
-            Kind::Delete | Kind::Discard => self.upstream.delete(&operation.acs_id).await,
+            Kind::Revoke => self.parts.upstream.revoke(&operation.acs_id).await,
+            Kind::Delete | Kind::Discard => self.parts.upstream.delete(&operation.acs_id).await,
         };
         match result {
             Ok(()) | Err(acs::Error::NotFound) => Outcome::Confirmed,
@@ -193,23 +214,23 @@ impl Service {
 
     /// Tells whether the identity has the resource part that the present resource gave its identities.
     async fn is_ours(&self, operation: &Operation) -> bool {
-        let guid = self.store.resource_guid(&operation.resource).await;
+        let guid = self.parts.store.resource_guid(&operation.resource).await;
         guid.is_ok_and(|guid| guid.as_deref() == Some(operation.acs_id.resource_guid()))
     }
 
     /// Completes an operation and lifts what it held, in one transaction: a crash between the two would hold the user for ever.
     async fn complete(&self, operation: &Operation) -> Result<(), Error> {
-        let now = self.clock.now();
-        let mut tx = self.store.begin().await?;
-        let Some(Completion { strays, last_attempt_at }) = tx.complete_operation(operation.id, now).await? else {
+        let now = self.parts.clock.now();
+        let mut tx = self.parts.store.begin().await?;
+        let Some(Completion { late_calls, last_attempt_at }) = tx.complete_operation(operation.id, now).await? else {
             return Ok(());
         };
         match operation.kind {
             Kind::Revoke => {
                 // ACS reckons in whole seconds: a token of the second of the revocation may be dead.
-                let stray_until =
-                    last_attempt_at.filter(|_| strays > 0).map(|at| at + self.max_call_age + CLOCK_MARGIN);
-                tx.hold(&operation.user, now + CLOCK_MARGIN, stray_until).await?;
+                let no_reuse_before =
+                    last_attempt_at.filter(|_| late_calls > 0).map(|at| at + self.parts.max_call_age + CLOCK_MARGIN);
+                tx.hold(&operation.user, now + CLOCK_MARGIN, no_reuse_before).await?;
             }
             Kind::Delete => tx.unbind(&operation.user, &operation.acs_id, now).await?,
             Kind::Discard => {}
@@ -219,14 +240,14 @@ impl Service {
             operation: Some(operation.id),
             ..Event::new(Action::OperationCompleted, Actor::Worker, operation.user.clone(), RequestContext::default())
         };
-        tx.append_audit(&event, now).await?;
+        tx.append_audit([event], now).await?;
         tx.commit().await?;
         tracing::info!(
             operation = %operation.id,
             kind = operation.kind.as_str(),
             attempts = operation.attempts,
             age_ms = (now - operation.created_at).num_milliseconds(),
-            "an operation is done"
+            "operation completed"
         );
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! The worker: in every replica, any number of them, doing accepted work until ACS confirms it.
+//! The worker of a replica: runs accepted operations until ACS confirms them; any number of replicas may have one.
 //!
-//! It sleeps until the next operation is due, at most a moment; a replica that accepts work wakes its own worker at once.
+//! It sleeps until the next operation is due, at most for its interval. A replica that accepts work wakes its own worker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,16 +8,17 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{Error, Service};
+use super::Jobs;
+use crate::error::Error;
 
-/// How eagerly accepted work is looked for.
+/// How often the worker looks for operations, and how many it runs at once.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// How often operations that another replica accepted are looked for.
+    /// How often the worker looks for operations that another replica accepted.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
-    /// How many operations are tried at once.
+    /// How many operations run at once.
     pub at_once: usize,
 }
 
@@ -27,49 +28,46 @@ impl Default for Settings {
     }
 }
 
-/// How often what has served its time is forgotten.
+/// The shortest pause between two rounds.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+/// How often what has expired is deleted.
 const PURGE_INTERVAL: Duration = Duration::from_mins(10);
 
-/// Does what is due, and tells when the next thing is.
-async fn work(service: &Service, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
-    let due = service.run_due(at_once).await?;
-    if service.advance_revocations().await? { Ok(Some(service.now())) } else { Ok(due) }
+/// Runs what is due, and returns when the next operation is.
+async fn work(jobs: &Jobs, at_once: usize) -> Result<Option<DateTime<Utc>>, Error> {
+    let due = jobs.run_due(at_once).await?;
+    if jobs.advance_revocations().await? { Ok(Some(jobs.parts.clock.now())) } else { Ok(due) }
 }
 
-/// Works until told to stop, finishing the attempts that were begun.
-pub async fn run(
-    service: Arc<Service>,
-    settings: Settings,
-    audit_retention: Option<Duration>,
-    stop: CancellationToken,
-) {
+/// Works until it is cancelled, and finishes the attempts that were begun.
+pub(crate) async fn run(jobs: Arc<Jobs>, settings: Settings, stop: CancellationToken) {
     let mut next_purge = tokio::time::Instant::now();
-    let mut database_is_away = false;
+    let mut is_failing = false;
     while !stop.is_cancelled() {
-        let mut outcome = work(&service, settings.at_once).await;
+        let mut outcome = work(&jobs, settings.at_once).await;
         if outcome.is_ok() && tokio::time::Instant::now() >= next_purge {
             next_purge = tokio::time::Instant::now() + PURGE_INTERVAL;
-            if let Err(error) = service.purge(audit_retention).await {
+            if let Err(error) = jobs.purge().await {
                 outcome = Err(error);
             }
         }
         let pause = match outcome {
             Ok(Some(due)) => {
-                let wait = (due - service.now()).to_std().unwrap_or(Duration::ZERO);
-                wait.clamp(Duration::from_millis(20), settings.interval)
+                let wait = (due - jobs.parts.clock.now()).to_std().unwrap_or(Duration::ZERO);
+                wait.clamp(SHORTEST_PAUSE, settings.interval)
             }
             Ok(None) => settings.interval,
             Err(ref error) => {
-                if !database_is_away {
-                    tracing::warn!(error = error as &dyn std::error::Error, "accepted work has to wait");
+                if !is_failing {
+                    tracing::warn!(error = error as &dyn std::error::Error, "background work paused");
                 }
                 settings.interval
             }
         };
-        database_is_away = outcome.is_err();
+        is_failing = outcome.is_err();
         tokio::select! {
             () = stop.cancelled() => {}
-            () = service.work_accepted() => {}
+            () = jobs.wake.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }

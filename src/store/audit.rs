@@ -1,43 +1,21 @@
 //! The audit trail in the database: append only, in the transaction of the change it tells of.
 
-use std::net::IpAddr;
-
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Error, Store, Tx, execute, on_pool, on_tx};
+use super::{Error, Store, Tx, connection::within_deadline, on_pool};
 use crate::domain::{audit::Event, user::UserId};
 
-pub(super) const APPEND: &str = "
+const APPEND: &str = "
     INSERT INTO audit_events (id, at, action, actor_kind, actor, user_id, acs_id, request_id, client, operation_id,
                               token_fingerprint, token_scopes, token_expires_at, generation, detail)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 
-/// The statement that appends an event, for whichever database.
-macro_rules! append {
-    ($event:expr, $now:expr) => {{
-        let (event, token) = ($event, $event.token.as_ref());
-        sqlx::query($crate::store::audit::APPEND)
-            .bind(uuid::Uuid::now_v7())
-            .bind($now)
-            .bind(event.action.as_str())
-            .bind(event.actor.kind())
-            .bind(event.actor.name())
-            .bind(event.user.as_ref().map($crate::domain::user::UserId::as_str))
-            .bind(event.acs_id.as_ref().map($crate::domain::user::AcsId::as_str))
-            .bind(event.trace.request_id.as_deref())
-            .bind($crate::store::audit::client(event))
-            .bind(event.operation)
-            .bind(token.map(|token| token.fingerprint.as_str()))
-            .bind(token.map(|token| token.scopes.as_str()))
-            .bind(token.map(|token| token.expires_at))
-            .bind(token.map(|token| token.generation))
-            .bind(event.detail.as_ref().map(sqlx::types::Json))
-    }};
-}
-pub(super) use append;
+/// Any number of events, as JSON of the table's columns.
+const APPEND_MANY: &str = "INSERT INTO audit_events SELECT * FROM jsonb_populate_recordset(NULL::audit_events, $1)";
 
 /// An empty text stands for "any"; newest first.
 macro_rules! list_where {
@@ -85,8 +63,8 @@ pub struct AuditFilter {
     pub before: Uuid,
 }
 
-/// An event as the trail has it.
-#[derive(Clone, Debug, sqlx::FromRow)]
+/// An event as the table has it: the members are its columns.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct AuditRow {
     /// Its id: `UUIDv7`.
     pub id: Uuid,
@@ -143,14 +121,39 @@ pub struct HeldToken {
     pub ended_at: Option<DateTime<Utc>>,
 }
 
+impl AuditRow {
+    pub(super) fn new(event: Event, at: DateTime<Utc>) -> Self {
+        let token = event.token;
+        Self {
+            id: Uuid::now_v7(),
+            at,
+            action: event.action.as_str().to_owned(),
+            actor_kind: event.actor.kind().to_owned(),
+            actor: event.actor.name().to_owned(),
+            user_id: event.user.map(|user| user.as_str().to_owned()),
+            acs_id: event.acs_id.map(|acs_id| acs_id.as_str().to_owned()),
+            request_id: event.trace.request_id,
+            client: event.trace.client.map(|client| client.to_string()),
+            operation_id: event.operation,
+            token_expires_at: token.as_ref().map(|token| token.expires_at),
+            generation: token.as_ref().map(|token| token.generation),
+            token_scopes: token.as_ref().map(|token| token.scopes.clone()),
+            token_fingerprint: token.map(|token| token.fingerprint),
+            detail: event.detail.map(Json),
+        }
+    }
+
+    /// The event as JSON, for statements that write it together with what it is about.
+    pub(super) fn json(event: Event, at: DateTime<Utc>) -> Json<Self> {
+        Json(Self::new(event, at))
+    }
+}
+
 impl Store {
-    /// Appends an event that tells of no change in the database.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn append_audit(&self, event: &Event, now: DateTime<Utc>) -> Result<(), Error> {
+    /// Appends an event that is about no change in the database.
+    pub async fn append_audit(&self, event: Event, now: DateTime<Utc>) -> Result<(), Error> {
         let mut tx = self.begin().await?;
-        tx.append_audit(event, now).await?;
+        tx.append_audit([event], now).await?;
         tx.commit().await
     }
 
@@ -194,17 +197,40 @@ impl Store {
 }
 
 impl Tx {
-    /// Appends an event.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn append_audit(&mut self, event: &Event, now: DateTime<Utc>) -> Result<(), Error> {
-        execute!(self, append!(event, now))?;
+    /// Appends events.
+    pub async fn append_audit(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let rows: Vec<_> = events.into_iter().map(|event| AuditRow::new(event, now)).collect();
+        match self {
+            _ if rows.is_empty() => {}
+            Self::Postgres(tx) => {
+                within_deadline(sqlx::query(APPEND_MANY).bind(Json(rows)).execute(&mut **tx)).await?;
+            }
+            Self::Sqlite(tx) => {
+                for row in rows {
+                    let query = sqlx::query(APPEND)
+                        .bind(row.id)
+                        .bind(row.at)
+                        .bind(row.action)
+                        .bind(row.actor_kind)
+                        .bind(row.actor)
+                        .bind(row.user_id)
+                        .bind(row.acs_id)
+                        .bind(row.request_id)
+                        .bind(row.client)
+                        .bind(row.operation_id)
+                        .bind(row.token_fingerprint)
+                        .bind(row.token_scopes)
+                        .bind(row.token_expires_at)
+                        .bind(row.generation)
+                        .bind(row.detail);
+                    query.execute(&mut **tx).await?;
+                }
+            }
+        }
         Ok(())
     }
-}
-
-/// Where an event came from, as it is stored.
-pub(super) fn client(event: &Event) -> Option<String> {
-    event.trace.client.as_ref().map(IpAddr::to_string)
 }

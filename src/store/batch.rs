@@ -1,167 +1,140 @@
-//! Statements that serve many requests at once.
+//! Batched reads of users on Postgres: requests that arrive while a read is running share the next one, as with a DataLoader.
 //!
-//! While one is under way the next requests gather and share the next one, so the database is asked less often for each
-//! the more of them there are, and a request that comes alone waits for nobody. A statement is sent after the requests it
-//! serves have come, so it decides for each as one of its own would.
-//! Its connections are its own: giving one back to the pool costs a round trip (sqlx pings it), and who holds one for ever
-//! must not take it from others.
+//! A batch is sent after every request in it has arrived, so each sees a read at least as fresh as one of its own.
+//! The reads have connections of their own, because giving a connection back to the pool costs a round trip.
+//! docs/performance.md has the figures with and without batching.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{fmt::Write, pin::pin, sync::Arc, sync::LazyLock};
 
-use sqlx::{Connection, Database, PgConnection, Pool, Postgres, Sqlite, SqliteConnection};
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, PgPool, Row as _};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
-use super::{Error, SURELY_ALIVE, Store};
+use super::{
+    Error, UserRead,
+    connection::{check_alive, within_deadline},
+    users::{READ_LATERAL, READ_LATERAL_FROM},
+};
+use crate::domain::user::AppUser;
 
-/// How many connections each kind of statement has; more would only make each statement serve fewer.
+/// How many connections the reads have; with more, each batch would only be smaller.
 pub(super) const CONNECTIONS: u32 = 2;
-/// How many requests share a statement at most.
-const MOST_AT_ONCE: usize = 64;
-/// How long a statement may take before its connection is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The sizes of batches. A statement has one size, so that Postgres keeps one plan for it; unused places stay empty.
+const SIZES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-/// What is asked of a database, for many at once.
-pub(super) trait Ask<DB: Database>: Sized + Send + Sync + 'static {
-    /// What each of them is told.
-    type Answer: Send + 'static;
+static STATEMENTS: LazyLock<[String; SIZES.len()]> = LazyLock::new(|| SIZES.map(statement));
 
-    /// Asks for all of them, in their order.
-    fn ask(
-        connection: &mut DB::Connection,
-        asks: &[Self],
-    ) -> impl Future<Output = Result<Vec<Self::Answer>, sqlx::Error>> + Send;
-}
-
-/// A database whose connections can be kept for statements that gather.
-pub(super) trait Gathers: Database {
-    /// Readies a connection that only ever runs such statements.
-    fn ready(connection: &mut Self::Connection) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-}
-
-impl Gathers for Postgres {
-    /// One plan for lists of any length: planning such a statement takes far longer than running it, and each length would
-    /// otherwise seem worth a plan of its own.
-    async fn ready(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("SET plan_cache_mode = force_generic_plan").execute(connection).await.map(drop)
+/// One index lookup for each place: the limit keeps the planner from joining whole tables.
+fn statement(size: usize) -> String {
+    let mut sql = format!("{READ_LATERAL} FROM (VALUES ");
+    for place in 0..size {
+        let comma = if place > 0 { ", " } else { "" };
+        // Writing to a string does not fail.
+        let _ = write!(sql, "{comma}({place}, ${}::TEXT, ${}::TEXT)", 2 * place + 2, 2 * place + 3);
     }
+    sql.push_str(READ_LATERAL_FROM);
+    sql
 }
 
-impl Gathers for Sqlite {
-    async fn ready(_: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        Ok(())
-    }
+struct Request {
+    user: AppUser,
+    now: DateTime<Utc>,
+    answer: oneshot::Sender<Result<UserRead, Error>>,
 }
 
-/// Gathers requests of one kind until it is dropped.
-#[derive(Debug)]
-pub(super) struct Gatherer<A, T>(mpsc::Sender<Asked<A, T>>);
+type Requests = Arc<Mutex<mpsc::Receiver<Request>>>;
 
-type Told<T> = Result<T, Arc<Error>>;
-type Asked<A, T> = (A, oneshot::Sender<Told<T>>);
-type Queue<A, T> = Arc<Mutex<mpsc::Receiver<Asked<A, T>>>>;
+/// Reads users in batches until it is dropped or its pool is closed.
+#[derive(Clone, Debug)]
+pub struct BatchReader(mpsc::Sender<Request>);
 
-impl<A, T> Gatherer<A, T>
-where
-    A: Ask<Postgres, Answer = T> + Ask<Sqlite, Answer = T>,
-    T: Send + 'static,
-{
-    /// Begins to gather.
-    pub(super) fn start(store: &Store) -> Self {
-        let (sender, receiver) = mpsc::channel(MOST_AT_ONCE);
-        let queue = Arc::new(Mutex::new(receiver));
+impl BatchReader {
+    pub(super) fn start(pool: &PgPool) -> Self {
+        let (sender, receiver) = mpsc::channel(SIZES[SIZES.len() - 1]);
+        let requests = Arc::new(Mutex::new(receiver));
         for _ in 0..CONNECTIONS {
-            match store {
-                Store::Postgres(pool) => drop(tokio::spawn(work(pool.clone(), Arc::clone(&queue)))),
-                Store::Sqlite(pool) => drop(tokio::spawn(work(pool.clone(), Arc::clone(&queue)))),
-            }
+            tokio::spawn(work(pool.clone(), Arc::clone(&requests)));
         }
         Self(sender)
     }
 
-    /// Asks together with whoever asks at the same moment.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer; whether it did what it was asked is then unknown.
-    pub(super) async fn ask(&self, ask: A) -> Told<T> {
-        let (tell, told) = oneshot::channel();
-        let gone = || Arc::new(Error::Unavailable(sqlx::Error::PoolClosed));
-        self.0.send((ask, tell)).await.map_err(|_| gone())?;
-        told.await.map_err(|_| gone())?
+    pub(super) async fn read(&self, user: AppUser, now: DateTime<Utc>) -> Result<UserRead, Error> {
+        let (answer, answered) = oneshot::channel();
+        let closed = || Error::from(sqlx::Error::PoolClosed);
+        self.0.send(Request { user, now, answer }).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
     }
 }
 
-/// A connection that is kept, and when it was last known to live.
-struct Held<DB: Database> {
-    connection: DB::Connection,
-    used_at: Instant,
-}
-
-/// Takes what has gathered, asks, and tells; ends with the pool, or when nobody can ask any more.
-async fn work<DB: Gathers, A: Ask<DB>>(pool: Pool<DB>, queue: Queue<A, A::Answer>)
-where
-    for<'c> &'c mut DB::Connection: Send,
-{
-    let mut held = None;
+async fn work(pool: PgPool, requests: Requests) {
+    let mut idle: Option<(PgConnection, Instant)> = None;
     let mut closed = pin!(pool.close_event());
     loop {
-        let mut gathered = Vec::new();
-        let asked = tokio::select! {
+        let mut batch = Vec::new();
+        let count = tokio::select! {
             () = &mut closed => 0,
-            asked = gather(&queue, &mut gathered) => asked,
+            count = next_batch(&requests, &mut batch) => count,
         };
-        if asked == 0 {
+        if count == 0 {
             break;
         }
-        let (asks, tell): (Vec<_>, Vec<_>) = gathered.into_iter().unzip();
-        let told = timeout(PATIENCE, ask(&pool, held.take(), &asks)).await;
-        match told.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-            Ok((answers, connection)) => {
-                held = Some(connection);
-                for (answer, tell) in answers.into_iter().zip(tell) {
-                    // Who asked may be gone.
-                    let _ = tell.send(Ok(answer));
+        match within_deadline(read(&pool, idle.take(), &batch)).await {
+            Ok((rows, connection)) => {
+                idle = Some((connection, Instant::now()));
+                for (request, row) in batch.into_iter().zip(rows) {
+                    // The request may have been given up.
+                    let _ = request.answer.send(row);
                 }
             }
             Err(error) => {
-                let error = Arc::new(Error::from(error));
-                for tell in tell {
-                    let _ = tell.send(Err(Arc::clone(&error)));
+                let error = Error::from(error);
+                for request in batch {
+                    let _ = request.answer.send(Err(error.clone()));
                 }
             }
         }
     }
-    if let Some(Held { connection, .. }) = held {
-        // A database that is told of the end is better than one that finds out; nothing is lost either way.
+    if let Some((connection, _)) = idle {
         let _ = connection.close().await;
     }
 }
 
-async fn gather<T>(queue: &Mutex<mpsc::Receiver<T>>, gathered: &mut Vec<T>) -> usize {
-    queue.lock().await.recv_many(gathered, MOST_AT_ONCE).await
+async fn next_batch(requests: &Mutex<mpsc::Receiver<Request>>, batch: &mut Vec<Request>) -> usize {
+    requests.lock().await.recv_many(batch, SIZES[SIZES.len() - 1]).await
 }
 
-async fn ask<DB: Gathers, A: Ask<DB>>(
-    pool: &Pool<DB>,
-    held: Option<Held<DB>>,
-    asks: &[A],
-) -> Result<(Vec<A::Answer>, Held<DB>), sqlx::Error> {
-    let mut connection = match held {
-        Some(mut held) if held.used_at.elapsed() > SURELY_ALIVE => match held.connection.ping().await {
-            Ok(()) => held.connection,
-            Err(_) => connect(pool).await?,
-        },
-        Some(held) => held.connection,
-        None => connect(pool).await?,
+type Rows = Vec<Result<UserRead, Error>>;
+
+async fn read(
+    pool: &PgPool,
+    idle: Option<(PgConnection, Instant)>,
+    batch: &[Request],
+) -> Result<(Rows, PgConnection), sqlx::Error> {
+    let alive = match idle {
+        Some((mut connection, since)) => check_alive(&mut connection, since.elapsed()).await.ok().map(|_| connection),
+        None => None,
     };
-    let answers = A::ask(&mut connection, asks).await?;
-    Ok((answers, Held { connection, used_at: Instant::now() }))
-}
-
-async fn connect<DB: Gathers>(pool: &Pool<DB>) -> Result<DB::Connection, sqlx::Error> {
-    let mut connection = DB::Connection::connect_with(&pool.connect_options()).await?;
-    DB::ready(&mut connection).await?;
-    Ok(connection)
+    let mut connection = match alive {
+        Some(connection) => connection,
+        None => PgConnection::connect_with(&pool.connect_options()).await?,
+    };
+    let index = SIZES.iter().position(|size| *size >= batch.len()).unwrap_or(SIZES.len() - 1);
+    let earliest = batch.iter().map(|request| request.now).min();
+    let mut query = sqlx::query(AssertSqlSafe(STATEMENTS[index].as_str())).bind(earliest);
+    for place in 0..SIZES[index] {
+        let user = batch.get(place).map(|request| &request.user);
+        query = query.bind(user.map(|user| user.issuer.as_str())).bind(user.map(|user| user.subject.as_str()));
+    }
+    let mut rows: Vec<Option<Result<UserRead, Error>>> = batch.iter().map(|_| None).collect();
+    for row in query.fetch_all(&mut connection).await? {
+        let place = usize::try_from(row.try_get::<i32, _>("place")?).unwrap_or(usize::MAX);
+        if let Some(slot) = rows.get_mut(place) {
+            *slot = Some(UserRead::from_row(&row).map_err(Error::from));
+        }
+    }
+    let missing = || Err(Error::from(sqlx::Error::RowNotFound));
+    Ok((rows.into_iter().map(|row| row.unwrap_or_else(missing)).collect(), connection))
 }

@@ -1,32 +1,38 @@
-//! What was done to everyone at once: one row that every read and every write of tokens asks.
+//! Revocations of all users: one row that every read and every write of tokens asks.
 //!
-//! Its epoch counts as part of each user's generation. Users whose own epoch is older are behind: they are caught up one by
-//! one, by the worker or by their own next request, and until then nothing is handed out to them.
+//! Its epoch counts as part of each user's generation. A user whose own epoch is older is stale: the worker, or the user's
+//! next request, applies the revocation, and until then no token is issued to the user.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::{error::DatabaseError, types::Json};
 
-use super::{Error, Store, Tx, execute, on_pool, on_tx};
-use crate::domain::user::{User, UserId};
+use super::{Error, Store, Tx, audit::AuditRow, connection::Leased, execute, on_pool, on_tx, revocations};
+use crate::domain::{
+    audit::Event,
+    revocation::Revocation,
+    user::{User, UserId},
+};
 
-const READ: &str = "SELECT epoch, sign_ins_valid_from FROM global_state WHERE id = 1";
+/// Locks, steps and records in one call that the server ends by itself. The migration has the function.
+const REVOKE_ALL_POSTGRES: &str = "SELECT revoke_all($1, $2, $3)";
 
-const LOCK_POSTGRES: &str = "SELECT epoch FROM global_state WHERE id = 1 FOR SHARE";
-const LOCK_SQLITE: &str = "SELECT epoch FROM global_state WHERE id = 1";
-
-/// Waits for those who hold a share of the row, and keeps newcomers back meanwhile: shares of a row alone would let them
-/// pass for ever.
-const LOCK_ALL: &str = "LOCK TABLE global_state IN EXCLUSIVE MODE";
-
-const STEP: &str = "
+const STEP_SQLITE: &str = "
     UPDATE global_state SET epoch = epoch + 1,
            sign_ins_valid_from = CASE WHEN $1 IS NULL OR sign_ins_valid_from > $1 THEN sign_ins_valid_from ELSE $1 END
     WHERE id = 1 RETURNING epoch";
+
+/// How often the lock on the global state is asked for, each time for two seconds at most, and the pause in between, in which
+/// mints that queued behind the request go on.
+const LOCK_ATTEMPTS: u32 = 3;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 const APPLY_GLOBAL: &str = "
     UPDATE users SET epoch = $1, sign_ins_valid_from = $2, cached_tokens = NULL, cached_until_day = NULL, updated_at = $3
     WHERE id = $4";
 
-const BEHIND: &str = "
+const STALE: &str = "
     SELECT id FROM users
     WHERE id > $1 AND state = 'active' AND epoch < $2 AND tokens_expire_at > $3 ORDER BY id LIMIT $4";
 
@@ -42,27 +48,57 @@ pub struct GlobalState {
 }
 
 impl Store {
-    /// Reads what was done to everyone: all there is to know of a user without a row.
+    /// Revokes all users: steps the global epoch, and writes the revocation that `revocation` describes with its event.
     ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn global_state(&self) -> Result<GlobalState, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_as(READ).fetch_one(db).await)?)
+    /// Once it returns, nothing that was authorised before is returned to anybody. An error that says that the database is
+    /// not available leaves no request for a lock behind.
+    pub async fn revoke_all(
+        &self,
+        revocation: &mut Revocation,
+        sign_ins_valid_from: Option<DateTime<Utc>>,
+        event: Event,
+    ) -> Result<(), Error> {
+        let now = revocation.created_at;
+        let epoch = match self {
+            Self::Postgres { pool, .. } => {
+                let (row, event) = (Json(revocations::Row::new(revocation)), AuditRow::json(event, now));
+                let mut attempt = 1;
+                loop {
+                    let query =
+                        sqlx::query_scalar(REVOKE_ALL_POSTGRES).bind(sign_ins_valid_from).bind(&row).bind(&event);
+                    match Leased::acquire(pool).await?.run(async |db| query.fetch_one(db).await).await {
+                        Err(sqlx::Error::Database(error)) if is_lock_timeout(&*error) && attempt < LOCK_ATTEMPTS => {
+                            attempt += 1;
+                            tokio::time::sleep(LOCK_PAUSE).await;
+                        }
+                        result => break result?,
+                    }
+                }
+            }
+            Self::Sqlite(_) => {
+                let mut tx = self.begin().await?;
+                let epoch = on_tx!(&mut tx, |db| sqlx::query_scalar(STEP_SQLITE)
+                    .bind(sign_ins_valid_from)
+                    .fetch_one(db)
+                    .await)?;
+                let revocation = Revocation { epoch: Some(epoch), ..revocation.clone() };
+                tx.insert_revocation(&revocation).await?;
+                tx.append_audit([event], now).await?;
+                tx.commit().await?;
+                epoch
+            }
+        };
+        revocation.epoch = Some(epoch);
+        Ok(())
     }
 
     /// Counts the users who have tokens that are not over by themselves.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn count_live(&self, now: DateTime<Utc>) -> Result<i64, Error> {
         Ok(on_pool!(self, |db| sqlx::query_scalar(COUNT_LIVE).bind(now).fetch_one(db).await)?)
     }
 
     /// Lists users with live tokens who are behind an epoch, in the order of their ids.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer, [`Error::Corrupt`] when an id cannot be read.
-    pub async fn users_behind(
+    pub async fn stale_users(
         &self,
         epoch: i64,
         after: &str,
@@ -70,7 +106,7 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Vec<UserId>, Error> {
         let ids: Vec<String> = on_pool!(self, |db| {
-            sqlx::query_scalar(BEHIND).bind(after).bind(epoch).bind(now).bind(limit).fetch_all(db).await
+            sqlx::query_scalar(STALE).bind(after).bind(epoch).bind(now).bind(limit).fetch_all(db).await
         })?;
         let read =
             |id: String| UserId::parse(&id).map_err(|_| Error::Corrupt { table: "users", column: "id", row: id });
@@ -79,33 +115,14 @@ impl Store {
 }
 
 impl Tx {
-    /// Reads the epoch so that it cannot step before this transaction ends.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn lock_epoch(&mut self) -> Result<i64, Error> {
-        let sql = if matches!(self, Self::Postgres(_)) { LOCK_POSTGRES } else { LOCK_SQLITE };
-        Ok(on_tx!(self, |db| sqlx::query_scalar(sql).fetch_one(db).await)?)
-    }
-
-    /// Steps the epoch: from the commit on nothing that was authorised before is handed out, to anybody.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn step_epoch(&mut self, sign_ins_valid_from: Option<DateTime<Utc>>) -> Result<i64, Error> {
-        if let Self::Postgres(tx) = self {
-            sqlx::query(LOCK_ALL).execute(&mut **tx).await?;
-        }
-        Ok(on_tx!(self, |db| sqlx::query_scalar(STEP).bind(sign_ins_valid_from).fetch_one(db).await)?)
-    }
-
-    /// Carries over to a locked user what was done to everyone when the user was read.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
+    /// Applies global revocations to a locked user, as of the read of the user.
     pub async fn apply_global(&mut self, user: &User, now: DateTime<Utc>) -> Result<(), Error> {
         let (epoch, since) = (user.epoch, user.sign_ins_valid_from);
         execute!(self, sqlx::query(APPLY_GLOBAL).bind(epoch).bind(since).bind(now).bind(user.id.as_str()))?;
         Ok(())
     }
+}
+
+fn is_lock_timeout(error: &(dyn DatabaseError + 'static)) -> bool {
+    error.code().is_some_and(|code| code == "55P03")
 }

@@ -54,9 +54,6 @@ pub enum Idempotency {
 
 impl Store {
     /// Begins a request, unless its key is known.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn begin_idempotent(
         &self,
         request: &IdempotentRequest,
@@ -92,9 +89,6 @@ impl Store {
     }
 
     /// Keeps the answer to a request.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn answer_idempotent(&self, request: &IdempotentRequest, status: i64, answer: &str) -> Result<(), Error> {
         on_pool!(self, |db| {
             sqlx::query(ANSWER)
@@ -112,9 +106,6 @@ impl Store {
     }
 
     /// Forgets a request that failed, so that it can be tried again.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn forget_idempotent(&self, request: &IdempotentRequest) -> Result<(), Error> {
         on_pool!(self, |db| {
             sqlx::query(FORGET)
@@ -130,9 +121,6 @@ impl Store {
     }
 
     /// Deletes keys whose time is over.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn purge_idempotency_keys(&self, now: DateTime<Utc>) -> Result<(), Error> {
         on_pool!(self, |db| sqlx::query(PURGE).bind(now).execute(db).await.map(drop))?;
         Ok(())

@@ -1,19 +1,23 @@
-//! The conditional statements that creating stands on.
+//! The conditional statements of creating identities: claim, bind, release, and the import of one.
 //!
-//! Every condition sits on an `UPDATE users`, which takes the row lock: under READ COMMITTED a condition in an
-//! `INSERT … SELECT` would not be one (docs of Postgres, "Read Committed Isolation Level").
-//! The generation is always the one that was *read* with the login check, never one that a write returned.
+//! Every condition stands on an `UPDATE users`, which takes the row lock.
+//! The generation is always the one that was read when the request was authorised, never one that a write returned.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{CachedTokens, Error, GlobalState, NewOperation, Store, Tx, execute, on_pool, on_tx};
+use sqlx::types::Json;
+
+use super::{
+    CachedTokens, Error, GlobalState, NewOperation, Store, Tx, audit::AuditRow, connection::Leased, execute, on_pool,
+    on_tx, operations::NewRow,
+};
 use crate::domain::{
     audit::{Action, Event},
     operation::Kind,
-    user::{AcsId, AppUser, State, User, UserId, UserRef},
+    user::{AcsId, AppUser, State, User, UserId},
 };
 
 const CLAIM_NEW: &str = "
@@ -22,24 +26,64 @@ const CLAIM_NEW: &str = "
     VALUES ($1, $2, $3, 'creating', 0, $4, $5, $6, $6, $7, $8)
     ON CONFLICT (issuer_key, subject) DO NOTHING";
 
-/// Both forms of a later claim: over a mapping without identity, and over a claim that ran out.
-const CLAIM_AGAIN: &str = "
-    UPDATE users SET state = 'creating', claim_id = $1, claimed_until = $2, updated_at = $3
-    WHERE id = $4 AND generation + (SELECT e.epoch FROM global_state e) = $5 AND blocked_at IS NULL AND state = $6
-      AND (claimed_until IS NULL OR claimed_until < $3)";
+/// Over a row without an identity, or over a claim that ran out.
+macro_rules! claim_again {
+    ($lock:literal) => {
+        concat!(
+            "UPDATE users SET state = 'creating', claim_id = $1, claimed_until = $2, updated_at = $3
+             WHERE id = $4 AND generation + (SELECT g.epoch FROM global_state g WHERE g.id = 1",
+            $lock,
+            ") = $5 AND blocked_at IS NULL AND state = $6 AND (claimed_until IS NULL OR claimed_until < $3)"
+        )
+    };
+}
 
-const BIND: &str = "
+const CLAIM_AGAIN_SQLITE: &str = claim_again!("");
+/// With the events of what is lost with the claim before, if there was one.
+const CLAIM_AGAIN_POSTGRES: &str = concat!(
+    "WITH claimed AS (",
+    claim_again!(" FOR SHARE"),
+    " RETURNING id),
+     appended AS (
+        INSERT INTO audit_events SELECT e.* FROM claimed, jsonb_populate_recordset(NULL::audit_events, $7) e)
+     SELECT id FROM claimed"
+);
+
+/// Binds and, where the generation is still the one that was read, keeps the token; else the identity is discarded.
+/// One statement, so that the server ends the shared lock on the global state by itself.
+const BIND_POSTGRES: &str = "
+    WITH global AS (SELECT epoch FROM global_state WHERE id = 1 FOR SHARE),
+    bound AS (
+        UPDATE users SET state = 'active', acs_id = $1, resource = $2, claim_id = NULL, claimed_until = NULL, updated_at = $3,
+            last_minted_at = COALESCE($4, last_minted_at), tokens_expire_at = COALESCE($5, tokens_expire_at),
+            cached_tokens = CASE WHEN generation + global.epoch = $6 AND blocked_at IS NULL THEN $7 END,
+            cached_until_day = CASE WHEN generation + global.epoch = $6 AND blocked_at IS NULL THEN $8 END
+        FROM global
+        WHERE id = $9 AND state = 'creating' AND claim_id = $10
+        RETURNING generation + global.epoch = $6 AND blocked_at IS NULL AS is_current),
+    discarded AS (
+        INSERT INTO operations SELECT o.* FROM jsonb_populate_record(NULL::operations, $11) o
+        WHERE NOT EXISTS (SELECT 1 FROM bound)),
+    appended AS (
+        INSERT INTO audit_events
+        SELECT e.* FROM jsonb_populate_recordset(NULL::audit_events, $12) e
+        WHERE CASE e.action
+            WHEN 'identity_discarded' THEN NOT EXISTS (SELECT 1 FROM bound)
+            WHEN 'identity_bound' THEN EXISTS (SELECT 1 FROM bound)
+            ELSE EXISTS (SELECT 1 FROM bound WHERE is_current) END)
+    SELECT is_current FROM bound";
+
+const BIND_SQLITE: &str = "
     UPDATE users SET state = 'active', acs_id = $1, resource = $2, claim_id = NULL, claimed_until = NULL, updated_at = $3,
-                     last_minted_at = COALESCE($4, last_minted_at), tokens_expire_at = COALESCE($5, tokens_expire_at)
-    WHERE id = $6 AND state = 'creating' AND claim_id = $7
-    RETURNING generation, blocked_at";
+        last_minted_at = COALESCE($4, last_minted_at), tokens_expire_at = COALESCE($5, tokens_expire_at),
+        cached_tokens = CASE WHEN generation + (SELECT epoch FROM global_state) = $6 AND blocked_at IS NULL THEN $7 END,
+        cached_until_day = CASE WHEN generation + (SELECT epoch FROM global_state) = $6 AND blocked_at IS NULL THEN $8 END
+    WHERE id = $9 AND state = 'creating' AND claim_id = $10
+    RETURNING generation + (SELECT epoch FROM global_state) = $6 AND blocked_at IS NULL";
 
 const RELEASE: &str = "
     UPDATE users SET state = 'unbound', claim_id = NULL, claimed_until = NULL, updated_at = $1
     WHERE id = $2 AND state = 'creating' AND claim_id = $3";
-
-/// The first token of an identity, in the transaction that bound it.
-const KEEP: &str = "UPDATE users SET cached_tokens = $1, cached_until_day = $2 WHERE id = $3";
 
 const IMPORT: &str = "
     UPDATE users SET state = 'active', acs_id = $1, resource = $2, updated_at = $3, tokens_expire_at = $5
@@ -75,9 +119,23 @@ pub enum Bound {
     /// It is the user's, and its token may be handed out.
     AndCurrent,
     /// It is the user's, but access was revoked or blocked meanwhile: its token must be thrown away.
-    ButFenced,
+    ButChanged,
     /// Somebody else took the claim or deleted the mapping: the identity is not the user's.
     Lost,
+}
+
+/// An identity that ACS created for a claim, with the token that came with it where one was asked for.
+#[derive(Clone, Debug)]
+pub struct NewIdentity<'a> {
+    pub acs_id: &'a AcsId,
+    pub resource: &'a str,
+    /// When the token expires.
+    pub expires_at: Option<DateTime<Utc>>,
+    pub cached: Option<&'a CachedTokens>,
+    /// The event of the binding.
+    pub bound: Event,
+    /// The event of the token.
+    pub minted: Option<Event>,
 }
 
 /// What became of an import.
@@ -98,9 +156,6 @@ pub enum Imported {
 impl Store {
     /// Claims the creation of a first identity for an app user who has no row yet, after the login was held against what
     /// was done to `everyone`; `None` when there is a row by now.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn claim_new(
         &self,
         app_user: &AppUser,
@@ -129,137 +184,130 @@ impl Store {
     /// Claims the creation of an identity over a mapping that has none, or over a claim that ran out.
     ///
     /// `None` when the mapping moved on since `read` was read; a claim taken over leaves a possible orphan, which `orphan` tells of.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn claim_again(
         &self,
         read: &User,
         now: DateTime<Utc>,
         until: DateTime<Utc>,
-        orphan: &Event,
+        orphan: Event,
     ) -> Result<Option<Claim>, Error> {
         let claim = Claim { id: Uuid::new_v4(), user: read.id.clone(), generation: read.generation };
+        let events: Vec<_> = (read.state == State::Creating).then_some(orphan).into_iter().collect();
+        macro_rules! bind_claim {
+            ($sql:expr) => {
+                sqlx::query($sql)
+                    .bind(claim.id)
+                    .bind(until)
+                    .bind(now)
+                    .bind(read.id.as_str())
+                    .bind(read.generation)
+                    .bind(read.state.as_str())
+            };
+        }
+        if let Self::Postgres { pool, .. } = self {
+            let events: Vec<_> = events.into_iter().map(|event| AuditRow::new(event, now)).collect();
+            let query = bind_claim!(CLAIM_AGAIN_POSTGRES).bind(Json(events));
+            let claimed = Leased::acquire(pool).await?.run(async |db| query.fetch_optional(db).await).await?;
+            return Ok(claimed.map(|_| claim));
+        }
         let mut tx = self.begin().await?;
-        let claimed = execute!(
-            &mut tx,
-            sqlx::query(CLAIM_AGAIN)
-                .bind(claim.id)
-                .bind(until)
-                .bind(now)
-                .bind(read.id.as_str())
-                .bind(read.generation)
-                .bind(read.state.as_str())
-        )?;
-        if claimed == 0 {
+        if execute!(&mut tx, bind_claim!(CLAIM_AGAIN_SQLITE))? == 0 {
             return Ok(None);
         }
-        if read.state == State::Creating {
-            tx.append_audit(orphan, now).await?;
-        }
+        tx.append_audit(events, now).await?;
         tx.commit().await?;
         Ok(Some(claim))
     }
 
-    /// Binds a new identity to its user, if the claim is still good; else queues the identity for deletion.
-    ///
-    /// `about` is the event of the token that came with the identity, or of the binding where none did; `kept` is that
-    /// token for reuse.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn bind(
-        &self,
-        claim: &Claim,
-        resource: &str,
-        acs_id: &AcsId,
-        about: &Event,
-        kept: Option<&CachedTokens>,
-        now: DateTime<Utc>,
-    ) -> Result<Bound, Error> {
-        let token = about.token.as_ref();
-        let mut tx = self.begin().await?;
-        // First, as wherever both are locked.
-        let epoch = tx.lock_epoch().await?;
-        let row: Option<(i64, Option<DateTime<Utc>>)> = on_tx!(&mut tx, |db| {
-            sqlx::query_as(BIND)
-                .bind(acs_id.as_str())
-                .bind(resource)
-                .bind(now)
-                .bind(token.map(|_| now))
-                .bind(token.map(|token| token.expires_at))
-                .bind(claim.user.as_str())
-                .bind(claim.id)
-                .fetch_optional(db)
-                .await
-        })?;
-        let event = |action| Event { action, token: None, acs_id: Some(acs_id.clone()), ..about.clone() };
-        let bound = if let Some((generation, blocked_at)) = row {
-            tx.remember_resource(resource, acs_id, now).await?;
-            tx.append_audit(&event(Action::IdentityBound), now).await?;
-            if generation + epoch != claim.generation || blocked_at.is_some() {
-                Bound::ButFenced
-            } else {
-                if token.is_some() {
-                    tx.append_audit(about, now).await?;
-                }
-                if let Some(kept) = kept {
-                    let (sealed, day) = (&kept.sealed, kept.last_day());
-                    execute!(&mut tx, sqlx::query(KEEP).bind(sealed).bind(day).bind(claim.user.as_str()))?;
-                }
-                Bound::AndCurrent
-            }
-        } else {
-            let discard = NewOperation {
-                kind: Kind::Discard,
-                user: &claim.user,
-                acs_id,
-                resource,
-                revocation: None,
-                actor: &about.actor,
-                reason: None,
-                request_id: about.trace.request_id.as_deref(),
-                not_before: now,
-                lease: None,
-            };
-            let operation = tx.insert_operation(&discard, now).await?;
-            let event = Event { operation: Some(operation.id), ..event(Action::IdentityDiscarded) };
-            tx.append_audit(&event, now).await?;
-            Bound::Lost
+    /// Binds a new identity to its user if the claim is still good; else queues the identity for deletion.
+    pub async fn bind(&self, claim: &Claim, new: NewIdentity<'_>, now: DateTime<Utc>) -> Result<Bound, Error> {
+        let discard = NewOperation {
+            kind: Kind::Discard,
+            user: &claim.user,
+            acs_id: new.acs_id,
+            resource: new.resource,
+            revocation: None,
+            actor: &new.bound.actor,
+            reason: None,
+            request_id: new.bound.trace.request_id.as_deref(),
+            not_before: now,
+            lease: None,
         };
-        tx.commit().await?;
-        Ok(bound)
+        macro_rules! bind_identity {
+            ($sql:expr) => {
+                sqlx::query_scalar($sql)
+                    .bind(new.acs_id.as_str())
+                    .bind(new.resource)
+                    .bind(now)
+                    .bind(new.expires_at.map(|_| now))
+                    .bind(new.expires_at)
+                    .bind(claim.generation)
+                    .bind(new.cached.map(|cached| cached.ciphertext.as_slice()))
+                    .bind(new.cached.map(CachedTokens::last_day))
+                    .bind(claim.user.as_str())
+                    .bind(claim.id)
+            };
+        }
+        let discarded = |operation: Uuid| Event {
+            action: Action::IdentityDiscarded,
+            operation: Some(operation),
+            ..new.bound.clone()
+        };
+        let is_current: Option<bool> = if let Self::Postgres { pool, .. } = self {
+            let row = NewRow::new(&discard, now);
+            let events = [Some(discarded(row.id)), Some(new.bound.clone()), new.minted.clone()];
+            let events: Vec<_> = events.into_iter().flatten().map(|event| AuditRow::new(event, now)).collect();
+            let query = bind_identity!(BIND_POSTGRES).bind(Json(row)).bind(Json(events));
+            Leased::acquire(pool).await?.run(async |db| query.fetch_optional(db).await).await?
+        } else {
+            let mut tx = self.begin().await?;
+            let is_current = on_tx!(&mut tx, |db| bind_identity!(BIND_SQLITE).fetch_optional(db).await)?;
+            match is_current {
+                Some(true) => {
+                    tx.append_audit([Some(new.bound.clone()), new.minted.clone()].into_iter().flatten(), now).await?
+                }
+                Some(false) => tx.append_audit([new.bound.clone()], now).await?,
+                None => {
+                    let operation = tx.insert_operation(&discard, now).await?;
+                    tx.append_audit([discarded(operation.id)], now).await?;
+                }
+            }
+            tx.commit().await?;
+            is_current
+        };
+        Ok(match is_current {
+            Some(true) => Bound::AndCurrent,
+            Some(false) => Bound::ButChanged,
+            None => Bound::Lost,
+        })
     }
 
     /// Gives a claim back after a creation that failed, so that the next request need not wait until it runs out.
     ///
     /// `orphan` tells of an identity that may have been created all the same.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer; the claim then runs out by itself.
-    pub async fn release_claim(&self, claim: &Claim, orphan: Option<&Event>, now: DateTime<Utc>) -> Result<(), Error> {
+    pub async fn release_claim(&self, claim: &Claim, orphan: Option<Event>, now: DateTime<Utc>) -> Result<(), Error> {
         let mut tx = self.begin().await?;
         execute!(&mut tx, sqlx::query(RELEASE).bind(now).bind(claim.user.as_str()).bind(claim.id))?;
-        if let Some(event) = orphan {
-            tx.append_audit(event, now).await?;
-        }
+        tx.append_audit(orphan, now).await?;
         tx.commit().await
     }
 
     /// Returns the GUID of a resource, as seen in its identities.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn resource_guid(&self, resource: &str) -> Result<Option<String>, Error> {
         Ok(on_pool!(self, |db| sqlx::query_scalar(RESOURCE_GUID).bind(resource).fetch_optional(db).await)?)
+    }
+
+    /// Remembers the GUID of a resource.
+    pub async fn remember_resource(&self, resource: &str, guid: &str, now: DateTime<Utc>) -> Result<(), Error> {
+        on_pool!(self, |db| {
+            sqlx::query(REMEMBER_RESOURCE).bind(resource).bind(guid).bind(now).execute(db).await.map(drop)
+        })?;
+        Ok(())
     }
 }
 
 impl Tx {
     /// Makes an identity the user's, who is locked and was read as `user`.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn import_identity(
         &mut self,
         user: &User,
@@ -290,21 +338,5 @@ impl Tx {
             Err(error) => return Err(error.into()),
         }
         Ok(Imported::Now)
-    }
-
-    /// Locks a mapping for an app user, making one without identity where there is none.
-    ///
-    /// # Errors
-    /// As [`Store::find_user`].
-    pub async fn lock_or_insert(&mut self, user: &UserRef, now: DateTime<Utc>) -> Result<Option<User>, Error> {
-        if let UserRef::AppUser(app_user) = user {
-            self.insert_unbound(app_user, now).await?;
-        }
-        self.lock_user(user, now).await
-    }
-
-    async fn remember_resource(&mut self, resource: &str, acs_id: &AcsId, now: DateTime<Utc>) -> Result<(), Error> {
-        execute!(self, sqlx::query(REMEMBER_RESOURCE).bind(resource).bind(acs_id.resource_guid()).bind(now))?;
-        Ok(())
     }
 }

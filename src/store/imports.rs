@@ -3,7 +3,6 @@
 //! What is left over is imported one by one, which finds out why.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::{Error, Tx, identities::LONGEST_LIFE};
 use crate::domain::{
@@ -24,15 +23,15 @@ const IS_IMPORTED: &str =
 const INSERT_MANY: &str = "
     INSERT INTO users (id, issuer_key, subject, acs_id, resource, state, generation, created_at, updated_at,
                        tokens_expire_at, epoch, sign_ins_valid_from)
-    SELECT w.id, w.issuer_key, w.subject, w.acs_id, $5, 'active', 0, $6, $6, $7, e.epoch, e.sign_ins_valid_from
-    FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[]) AS w (id, issuer_key, subject, acs_id), global_state e
+    SELECT w.id, w.issuer_key, w.subject, w.acs_id, $5, 'active', 0, $6, $6, $7, g.epoch, g.sign_ins_valid_from
+    FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[]) AS w (id, issuer_key, subject, acs_id), global_state g
     ORDER BY w.issuer_key, w.subject
     ON CONFLICT DO NOTHING RETURNING id";
 
 const INSERT: &str = "
     INSERT INTO users (id, issuer_key, subject, acs_id, resource, state, generation, created_at, updated_at,
                        tokens_expire_at, epoch, sign_ins_valid_from)
-    SELECT $1, $2, $3, $4, $5, 'active', 0, $6, $6, $7, e.epoch, e.sign_ins_valid_from FROM global_state e WHERE e.id = 1
+    SELECT $1, $2, $3, $4, $5, 'active', 0, $6, $6, $7, g.epoch, g.sign_ins_valid_from FROM global_state g WHERE g.id = 1
     ON CONFLICT DO NOTHING";
 
 /// After the insert, as for a single import: a deletion writes its operation before it frees the identity.
@@ -44,16 +43,8 @@ const TAKE_BACK: &str = "
     DELETE FROM users WHERE id = $1 AND EXISTS (
         SELECT 1 FROM operations o WHERE o.acs_id = users.acs_id AND o.kind IN ('delete', 'discard'))";
 
-const AUDIT_MANY: &str = "
-    INSERT INTO audit_events (id, at, action, actor_kind, actor, user_id, acs_id, request_id, client)
-    SELECT w.id, $4, $5, $6, $7, w.user_id, w.acs_id, $8, $9
-    FROM UNNEST($1::UUID[], $2::TEXT[], $3::TEXT[]) AS w (id, user_id, acs_id)";
-
 impl Tx {
     /// Tells for each whether the identity is the user's already.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn are_imported(&mut self, lines: &[(AppUser, AcsId)]) -> Result<Vec<bool>, Error> {
         let mut are = vec![false; lines.len()];
         match self {
@@ -79,15 +70,12 @@ impl Tx {
     }
 
     /// Makes mappings for users without a row, with their audit rows; tells for each whether it was made.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn import_identities(
         &mut self,
         lines: &[(AppUser, AcsId)],
         resource: &str,
         actor: &Actor,
-        trace: &RequestContext,
+        context: &RequestContext,
         now: DateTime<Utc>,
     ) -> Result<Vec<bool>, Error> {
         let ids: Vec<_> = lines.iter().map(|_| UserId::random()).collect();
@@ -116,42 +104,13 @@ impl Tx {
                 made
             }
         };
-        self.audit_imports(lines, &ids, &made, actor, trace, now).await?;
+        let of_made = ids.iter().zip(lines).zip(&made).filter(|(_, made)| **made);
+        let event = |((id, (_, acs_id)), _): ((&UserId, &(AppUser, AcsId)), _)| Event {
+            acs_id: Some(acs_id.clone()),
+            ..Event::new(Action::IdentityImported, actor.clone(), id.clone(), context.clone())
+        };
+        self.append_audit(of_made.map(event), now).await?;
         Ok(made)
-    }
-
-    async fn audit_imports(
-        &mut self,
-        lines: &[(AppUser, AcsId)],
-        ids: &[UserId],
-        made: &[bool],
-        actor: &Actor,
-        trace: &RequestContext,
-        now: DateTime<Utc>,
-    ) -> Result<(), Error> {
-        let of_made = ids.iter().zip(lines).zip(made).filter(|(_, made)| **made);
-        let made: Vec<_> = of_made.map(|((id, (_, acs_id)), _)| (id, acs_id)).collect();
-        let action = Action::IdentityImported;
-        if let Self::Postgres(tx) = self {
-            sqlx::query(AUDIT_MANY)
-                .bind(made.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
-                .bind(made.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
-                .bind(made.iter().map(|(_, acs_id)| acs_id.as_str()).collect::<Vec<_>>())
-                .bind(now)
-                .bind(action.as_str())
-                .bind(actor.kind())
-                .bind(actor.name())
-                .bind(trace.request_id.as_deref())
-                .bind(trace.client.map(|client| client.to_string()))
-                .execute(&mut **tx)
-                .await?;
-            return Ok(());
-        }
-        for (id, acs_id) in made {
-            let event = Event::new(action, actor.clone(), id.clone(), trace.clone());
-            self.append_audit(&Event { acs_id: Some(acs_id.clone()), ..event }, now).await?;
-        }
-        Ok(())
     }
 }
 

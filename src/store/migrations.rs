@@ -2,7 +2,7 @@
 //!
 //! Migrations only grow. A binary runs on a newer schema unless that schema says it is too old.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use sqlx::migrate::Migrator;
 
@@ -18,31 +18,31 @@ impl Store {
     /// Brings the schema up to date; any number of replicas may start at once.
     ///
     /// Everything runs in one transaction, because a lock held by a session does not survive a transaction pooler.
-    ///
-    /// # Errors
-    /// [`Error::Migration`] when a migration fails, [`Error::TooOld`] when this binary is too old for the schema.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_with("BEGIN").await?;
         match &mut tx {
             Tx::Postgres(tx) => {
                 sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut **tx).await?;
-                tolerant(&POSTGRES).run_direct(None, &mut **tx, false).await.map_err(Error::Migration)?;
+                tolerant(&POSTGRES)
+                    .run_direct(None, &mut **tx, false)
+                    .await
+                    .map_err(|error| Error::Migration(Arc::new(error)))?;
             }
-            Tx::Sqlite(tx) => tolerant(&SQLITE).run_direct(None, &mut **tx, false).await.map_err(Error::Migration)?,
+            Tx::Sqlite(tx) => tolerant(&SQLITE)
+                .run_direct(None, &mut **tx, false)
+                .await
+                .map_err(|error| Error::Migration(Arc::new(error)))?,
         }
         tx.commit().await?;
         self.check_compatibility().await
     }
 
     /// Returns the versions that this binary knows and the database does not have yet.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database cannot be asked.
     pub async fn pending_migrations(&self) -> Result<Vec<i64>, Error> {
         const HAS_TABLE_POSTGRES: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
         const HAS_TABLE_SQLITE: &str = "SELECT COUNT(*) > 0 FROM sqlite_master WHERE name = '_sqlx_migrations'";
         let has_table: bool = match self {
-            Self::Postgres(pool) => sqlx::query_scalar(HAS_TABLE_POSTGRES).fetch_one(pool).await?,
+            Self::Postgres { pool, .. } => sqlx::query_scalar(HAS_TABLE_POSTGRES).fetch_one(pool).await?,
             Self::Sqlite(pool) => sqlx::query_scalar(HAS_TABLE_SQLITE).fetch_one(pool).await?,
         };
         let applied: Vec<i64> = if has_table {
@@ -62,7 +62,7 @@ impl Store {
 
     fn migrator(&self) -> &'static Migrator {
         match self {
-            Self::Postgres(_) => &POSTGRES,
+            Self::Postgres { .. } => &POSTGRES,
             Self::Sqlite(_) => &SQLITE,
         }
     }

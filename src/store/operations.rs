@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Error, Store, Tx, execute, on_pool, on_tx};
+use serde::Serialize;
+use sqlx::types::Json;
+
+use super::{Error, Store, Tx, connection::within_deadline, execute, on_pool, on_tx};
 use crate::domain::{
     audit::Actor,
     operation::{Kind, Lease, Operation},
@@ -28,10 +31,12 @@ const LIST_ALL: &str = select_operation!("WHERE id > $1 ORDER BY id LIMIT $2");
 const FIND_OPEN_DELETION: &str =
     select_operation!("WHERE user_id = $1 AND kind = 'delete' AND completed_at IS NULL ORDER BY id DESC LIMIT 1");
 
-const INSERT: &str = "
+const INSERT_POSTGRES: &str = "INSERT INTO operations SELECT * FROM jsonb_populate_record(NULL::operations, $1)";
+
+const INSERT_SQLITE: &str = "
     INSERT INTO operations (id, kind, user_id, acs_id, resource, revocation, actor_kind, actor, reason, request_id, not_before,
                             next_attempt_at, attempts, unanswered, last_attempt_at, leased_by, leased_until, created_at)
-    VALUES ($1, $2, $3, $4, $5, $17, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15, $16)";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $12)";
 
 const DUE: &str = "
     SELECT id FROM operations
@@ -76,29 +81,71 @@ const UNBIND: &str = "
     UPDATE users SET state = 'unbound', acs_id = NULL, updated_at = $1
     WHERE id = $2 AND state = 'deleting' AND acs_id = $3";
 
-/// A piece of work to be accepted.
+/// An operation to be accepted.
 #[derive(Clone, Debug)]
 pub struct NewOperation<'a> {
-    /// What is to be done.
     pub kind: Kind,
-    /// For which user.
     pub user: &'a UserId,
-    /// To which identity.
     pub acs_id: &'a AcsId,
-    /// At which resource.
     pub resource: &'a str,
-    /// As part of which revocation of many.
+    /// The bulk revocation that it is part of.
     pub revocation: Option<Uuid>,
-    /// Who asked.
     pub actor: &'a Actor,
-    /// Why.
     pub reason: Option<&'a str>,
-    /// The request that led to it.
     pub request_id: Option<&'a str>,
     /// Only a call sent from then on completes it.
     pub not_before: DateTime<Utc>,
-    /// The first attempt, where whoever accepts it makes it at once.
+    /// The lease of the first attempt, where the replica that accepts the operation makes it at once.
     pub lease: Option<Lease>,
+}
+
+/// A new operation as the table has it: the members are its columns.
+#[derive(Debug, Serialize)]
+pub(super) struct NewRow<'a> {
+    pub(super) id: Uuid,
+    kind: &'static str,
+    user_id: &'a str,
+    acs_id: &'a str,
+    resource: &'a str,
+    revocation: Option<Uuid>,
+    actor_kind: &'static str,
+    actor: &'a str,
+    reason: Option<&'a str>,
+    request_id: Option<&'a str>,
+    not_before: DateTime<Utc>,
+    next_attempt_at: DateTime<Utc>,
+    attempts: i64,
+    unanswered: i64,
+    last_attempt_at: Option<DateTime<Utc>>,
+    leased_by: Option<Uuid>,
+    leased_until: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+}
+
+impl<'a> NewRow<'a> {
+    pub(super) fn new(new: &NewOperation<'a>, now: DateTime<Utc>) -> Self {
+        let attempts = i64::from(new.lease.is_some());
+        Self {
+            id: Uuid::now_v7(),
+            kind: new.kind.as_str(),
+            user_id: new.user.as_str(),
+            acs_id: new.acs_id.as_str(),
+            resource: new.resource,
+            revocation: new.revocation,
+            actor_kind: new.actor.kind(),
+            actor: new.actor.name(),
+            reason: new.reason,
+            request_id: new.request_id,
+            not_before: new.not_before,
+            next_attempt_at: now,
+            attempts,
+            unanswered: attempts,
+            last_attempt_at: new.lease.map(|_| now),
+            leased_by: new.lease.map(|lease| lease.by),
+            leased_until: new.lease.map(|lease| lease.until),
+            created_at: now,
+        }
+    }
 }
 
 /// An attempt that ended without success.
@@ -117,26 +164,20 @@ pub struct Failure {
 /// What a completion leaves to be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Completion {
-    /// How many attempts got no answer, this one not counted: their calls may still act.
-    pub strays: i64,
+    /// How many other attempts got no answer: their calls may still act.
+    pub late_calls: i64,
     /// When the last attempt was made.
     pub last_attempt_at: Option<DateTime<Utc>>,
 }
 
 impl Store {
     /// Reads an operation.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer, [`Error::Corrupt`] when the row cannot be read.
     pub async fn find_operation(&self, id: Uuid) -> Result<Option<Operation>, Error> {
         let row: Option<Row> = on_pool!(self, |db| sqlx::query_as(FIND).bind(id).fetch_optional(db).await)?;
         row.map(Operation::try_from).transpose()
     }
 
     /// Finds the deletion of a user that is not finished.
-    ///
-    /// # Errors
-    /// As [`Store::find_operation`].
     pub async fn find_open_deletion(&self, user: &UserId) -> Result<Option<Operation>, Error> {
         let row: Option<Row> =
             on_pool!(self, |db| { sqlx::query_as(FIND_OPEN_DELETION).bind(user.as_str()).fetch_optional(db).await })?;
@@ -144,9 +185,6 @@ impl Store {
     }
 
     /// Lists operations in the order of acceptance: the unfinished, the finished, or all.
-    ///
-    /// # Errors
-    /// As [`Store::find_operation`].
     pub async fn list_operations(
         &self,
         pending: Option<bool>,
@@ -163,17 +201,11 @@ impl Store {
     }
 
     /// Lists operations that wait for an attempt.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn due_operations(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<Uuid>, Error> {
         Ok(on_pool!(self, |db| sqlx::query_scalar(DUE).bind(now).bind(limit).fetch_all(db).await)?)
     }
 
     /// Finds a user's unfinished operation that nobody is trying, and nobody tried after `not_since`.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn open_operation_of(
         &self,
         user: &UserId,
@@ -186,9 +218,6 @@ impl Store {
     }
 
     /// Tells when the next operation waits for an attempt.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Error> {
         Ok(on_pool!(self, |db| sqlx::query_scalar(NEXT_DUE).bind(now).fetch_one(db).await)?)
     }
@@ -196,9 +225,6 @@ impl Store {
     /// Takes the right to one attempt, committed and counted before anything is sent; `None` when another has it.
     ///
     /// `early` takes it before its pause is over, but never before its `not_before`.
-    ///
-    /// # Errors
-    /// As [`Store::find_operation`].
     pub async fn lease_operation(
         &self,
         id: Uuid,
@@ -214,9 +240,6 @@ impl Store {
     }
 
     /// Ends an attempt without success.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer; the lease then runs out by itself.
     pub async fn back_off(&self, id: Uuid, lease: Lease, failure: &Failure) -> Result<(), Error> {
         on_pool!(self, |db| {
             sqlx::query(BACK_OFF)
@@ -236,33 +259,35 @@ impl Store {
 
 impl Tx {
     /// Accepts an operation.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn insert_operation(&mut self, new: &NewOperation<'_>, now: DateTime<Utc>) -> Result<Operation, Error> {
-        let id = Uuid::now_v7();
-        let attempts = i64::from(new.lease.is_some());
-        execute!(
-            self,
-            sqlx::query(INSERT)
-                .bind(id)
-                .bind(new.kind.as_str())
-                .bind(new.user.as_str())
-                .bind(new.acs_id.as_str())
-                .bind(new.resource)
-                .bind(new.actor.kind())
-                .bind(new.actor.name())
-                .bind(new.reason)
-                .bind(new.request_id)
-                .bind(new.not_before)
-                .bind(now)
-                .bind(attempts)
-                .bind(new.lease.map(|_| now))
-                .bind(new.lease.map(|lease| lease.by))
-                .bind(new.lease.map(|lease| lease.until))
-                .bind(now)
-                .bind(new.revocation)
-        )?;
+        let row = NewRow::new(new, now);
+        let (id, attempts) = (row.id, row.attempts);
+        match self {
+            Self::Postgres(tx) => {
+                within_deadline(sqlx::query(INSERT_POSTGRES).bind(Json(row)).execute(&mut **tx)).await?;
+            }
+            Self::Sqlite(tx) => {
+                let query = sqlx::query(INSERT_SQLITE)
+                    .bind(row.id)
+                    .bind(row.kind)
+                    .bind(row.user_id)
+                    .bind(row.acs_id)
+                    .bind(row.resource)
+                    .bind(row.revocation)
+                    .bind(row.actor_kind)
+                    .bind(row.actor)
+                    .bind(row.reason)
+                    .bind(row.request_id)
+                    .bind(row.not_before)
+                    .bind(row.next_attempt_at)
+                    .bind(row.attempts)
+                    .bind(row.unanswered)
+                    .bind(row.last_attempt_at)
+                    .bind(row.leased_by)
+                    .bind(row.leased_until);
+                query.execute(&mut **tx).await?;
+            }
+        }
         Ok(Operation {
             id,
             kind: new.kind,
@@ -285,19 +310,13 @@ impl Tx {
     /// Completes an operation that ACS confirmed; `None` when it was completed before, and then nothing may be changed.
     ///
     /// The lease need not be the caller's any more: what ACS confirmed is done.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn complete_operation(&mut self, id: Uuid, now: DateTime<Utc>) -> Result<Option<Completion>, Error> {
         let row: Option<(i64, Option<DateTime<Utc>>)> =
             on_tx!(self, |db| sqlx::query_as(COMPLETE).bind(now).bind(id).fetch_optional(db).await)?;
-        Ok(row.map(|(unanswered, last_attempt_at)| Completion { strays: unanswered - 1, last_attempt_at }))
+        Ok(row.map(|(unanswered, last_attempt_at)| Completion { late_calls: unanswered - 1, last_attempt_at }))
     }
 
-    /// Holds issuing back for a while longer, and storing of tokens until strays can no longer act.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
+    /// Holds issuing back until a time, and caching of tokens until late calls can no longer act.
     pub async fn hold(
         &mut self,
         user: &UserId,
@@ -309,9 +328,6 @@ impl Tx {
     }
 
     /// Ends the deletion of a user whose identity is gone.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn unbind(&mut self, user: &UserId, acs_id: &AcsId, now: DateTime<Utc>) -> Result<(), Error> {
         execute!(self, sqlx::query(UNBIND).bind(now).bind(user.as_str()).bind(acs_id.as_str()))?;
         Ok(())

@@ -1,6 +1,7 @@
-//! Revocations of many users: what was accepted, and how far the work at ACS has come.
+//! Bulk revocations: what was accepted, and the progress of the calls to ACS.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Error, Store, Tx, execute, on_pool, on_tx};
@@ -39,36 +40,29 @@ const CLAIM: &str = "
 const ADVANCE: &str = "
     UPDATE revocations SET swept_to = $1, swept_at = $2, completed_at = $3, claimed_until = $4 WHERE id = $5";
 
+const FINISH_LIST: &str = "UPDATE revocations SET total = $1, swept_at = $2 WHERE id = $3";
+
 const SET_TOTAL: &str = "UPDATE revocations SET total = $1 WHERE id = $2";
 
-/// Whoever was caught up with a later revocation of everyone counts there, and has to be done here too.
+/// The operations of later global revocations count for the earlier ones too.
 const PROGRESS: &str = "
     SELECT COUNT(*) FILTER (WHERE completed_at IS NULL), COUNT(*) FILTER (WHERE completed_at IS NOT NULL)
     FROM operations WHERE revocation IN (SELECT id FROM revocations WHERE id = $1 OR epoch > $2)";
 
 impl Store {
     /// Finds a revocation.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer, [`Error::Corrupt`] when the row cannot be read.
     pub async fn find_revocation(&self, id: Uuid) -> Result<Option<Revocation>, Error> {
         let row: Option<Row> = on_pool!(self, |db| sqlx::query_as(FIND).bind(id).fetch_optional(db).await)?;
         row.map(Revocation::try_from).transpose()
     }
 
     /// Lists revocations, newest first.
-    ///
-    /// # Errors
-    /// As [`Store::find_revocation`].
     pub async fn list_revocations(&self, before: Uuid, limit: i64) -> Result<Vec<Revocation>, Error> {
         let rows: Vec<Row> = on_pool!(self, |db| sqlx::query_as(LIST).bind(before).bind(limit).fetch_all(db).await)?;
         rows.into_iter().map(Revocation::try_from).collect()
     }
 
     /// Takes the right to work on an unfinished revocation for a while.
-    ///
-    /// # Errors
-    /// As [`Store::find_revocation`].
     pub async fn claim_revocation(
         &self,
         until: DateTime<Utc>,
@@ -83,9 +77,6 @@ impl Store {
     }
 
     /// Writes down how far a claimed revocation has come; it may be claimed again from a time on.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn advance_revocation(&self, revocation: &Revocation, again_at: DateTime<Utc>) -> Result<(), Error> {
         on_pool!(self, |db| {
             sqlx::query(ADVANCE)
@@ -102,18 +93,18 @@ impl Store {
     }
 
     /// Writes down how many users had tokens that were alive, as soon as they are counted.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn set_revocation_total(&self, id: Uuid, total: i64) -> Result<(), Error> {
         on_pool!(self, |db| sqlx::query(SET_TOTAL).bind(total).bind(id).execute(db).await.map(drop))?;
         Ok(())
     }
 
+    /// Writes down that all users of a list were changed, and how many had live tokens.
+    pub async fn finish_list(&self, id: Uuid, total: i64, now: DateTime<Utc>) -> Result<(), Error> {
+        on_pool!(self, |db| sqlx::query(FINISH_LIST).bind(total).bind(now).bind(id).execute(db).await.map(drop))?;
+        Ok(())
+    }
+
     /// Counts the operations of a revocation.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn revocation_progress(&self, revocation: &Revocation) -> Result<Progress, Error> {
         let later = revocation.epoch.unwrap_or(i64::MAX);
         let (pending, confirmed) =
@@ -124,9 +115,6 @@ impl Store {
 
 impl Tx {
     /// Accepts a revocation.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
     pub async fn insert_revocation(&mut self, revocation: &Revocation) -> Result<(), Error> {
         execute!(
             self,
@@ -145,19 +133,16 @@ impl Tx {
         Ok(())
     }
 
-    /// Finds the revocation of everyone that began an epoch.
-    ///
-    /// # Errors
-    /// As [`Store::find_revocation`].
-    pub async fn find_revocation_of_everyone(&mut self, epoch: i64) -> Result<Option<Revocation>, Error> {
+    /// Finds the global revocation that began an epoch.
+    pub async fn find_global_revocation(&mut self, epoch: i64) -> Result<Option<Revocation>, Error> {
         let row: Option<Row> = on_tx!(self, |db| sqlx::query_as(FIND_BY_EPOCH).bind(epoch).fetch_optional(db).await)?;
         row.map(Revocation::try_from).transpose()
     }
 }
 
-/// A revocation as the database has it.
-#[derive(sqlx::FromRow)]
-struct Row {
+/// A revocation as the table has it: the members are its columns.
+#[derive(Serialize, sqlx::FromRow)]
+pub(super) struct Row {
     id: Uuid,
     actor_kind: String,
     actor: String,
@@ -169,6 +154,24 @@ struct Row {
     swept_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     completed_at: Option<DateTime<Utc>>,
+}
+
+impl Row {
+    pub(super) fn new(revocation: &Revocation) -> Self {
+        Self {
+            id: revocation.id,
+            actor_kind: revocation.actor.kind().to_owned(),
+            actor: revocation.actor.name().to_owned(),
+            reason: revocation.reason.clone(),
+            request_id: revocation.request_id.clone(),
+            epoch: revocation.epoch,
+            total: revocation.total,
+            swept_to: revocation.swept_to.clone(),
+            swept_at: revocation.swept_at,
+            created_at: revocation.created_at,
+            completed_at: revocation.completed_at,
+        }
+    }
 }
 
 impl TryFrom<Row> for Revocation {

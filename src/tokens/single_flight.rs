@@ -1,87 +1,82 @@
-//! Single flight: requests that want the same token at the same moment share one mint.
+//! Single flight: equal requests that are running at the same moment share one call to ACS.
 //!
-//! The key has the generation and the identity that were read, so that nobody gets a token whose mint was authorised
-//! before a fence that they came after, or after one that they came before.
-//! A flight is nobody's request: it lands although the request that began it may be gone.
+//! The key has the generation and the identity that were read, so a request never gets a token that was authorised before an
+//! access change which the request came after.
+//! The call belongs to no request: it goes on although the request that began it may be gone.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::issue::Issued;
-use crate::domain::{
-    scope::Scopes,
-    token::Lifetime,
-    user::{AcsId, UserId},
+use crate::{
+    domain::{
+        scope::Scopes,
+        token::Lifetime,
+        user::{AcsId, UserId},
+    },
+    error::Error,
 };
-use crate::service::Error;
 
-/// What makes two mints one.
+/// What makes two requests equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct InFlightKey {
-    pub(crate) user: UserId,
-    pub(crate) acs_id: AcsId,
-    pub(crate) generation: i64,
-    pub(crate) scopes: Scopes,
-    pub(crate) lifetime: Lifetime,
+pub(super) struct Key {
+    pub(super) user: UserId,
+    pub(super) acs_id: AcsId,
+    pub(super) generation: i64,
+    pub(super) scopes: Scopes,
+    pub(super) lifetime: Lifetime,
 }
 
-/// What a flight brings: a token that may leave the house, or nothing when it had to be thrown away.
-pub(crate) type Landed = Result<Option<Issued>, Error>;
+/// A token that may be returned, or nothing when it had to be thrown away.
+pub(super) type Outcome = Result<Option<Issued>, Error>;
 
-type Flight = Shared<BoxFuture<'static, Landed>>;
+type Call = Shared<BoxFuture<'static, Outcome>>;
 
-/// The mints that are under way in this replica.
+/// The calls that this replica is making.
 #[derive(Clone, Default)]
-pub(crate) struct InFlight(Arc<Mutex<HashMap<InFlightKey, Flight>>>);
+pub(super) struct InFlight(Arc<Mutex<HashMap<Key, Call>>>);
 
 impl InFlight {
-    /// Joins the flight of a key, or begins it; tells whether it was under way already.
-    pub(crate) fn join<F>(&self, key: InFlightKey, tracker: &TaskTracker, begin: impl FnOnce() -> F) -> (Flight, bool)
+    /// Joins the call of a key, or begins it; tells whether it was running already.
+    pub(super) fn join<F>(&self, key: Key, tasks: &TaskTracker, begin: impl FnOnce() -> F) -> (Call, bool)
     where
-        F: Future<Output = Landed> + Send + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
     {
-        let mut in_flight = self.lock();
-        if let Some(flight) = in_flight.get(&key) {
-            return (flight.clone(), true);
+        let mut calls = self.0.lock();
+        if let Some(call) = calls.get(&key) {
+            return (call.clone(), true);
         }
-        let landing = Landing { in_flight: self.clone(), key: key.clone() };
+        let entry = Entry { in_flight: self.clone(), key: key.clone() };
         let work = begin();
-        let task = tracker.spawn(
+        let task = tasks.spawn(
             async move {
-                let _landing = landing;
+                let _entry = entry;
                 work.await
             }
             .in_current_span(),
         );
-        let flight = task.map(|landed| landed.unwrap_or(Err(Error::Interrupted))).boxed().shared();
-        in_flight.insert(key, flight.clone());
-        (flight, false)
-    }
-
-    /// The map is whole at any time, so a poisoned lock is as good as any.
-    fn lock(&self) -> MutexGuard<'_, HashMap<InFlightKey, Flight>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let call = task.map(|outcome| outcome.unwrap_or(Err(Error::Interrupted))).boxed().shared();
+        calls.insert(key, call.clone());
+        (call, false)
     }
 }
 
-/// Ends a flight however it ends, so that the next request begins another.
-struct Landing {
+/// Removes a call however it ends, so that the next request begins another.
+struct Entry {
     in_flight: InFlight,
-    key: InFlightKey,
+    key: Key,
 }
 
-impl Drop for Landing {
+impl Drop for Entry {
     fn drop(&mut self) {
-        self.in_flight.lock().remove(&self.key);
+        self.in_flight.0.lock().remove(&self.key);
     }
 }
 
@@ -92,8 +87,8 @@ mod tests {
     use super::*;
     use crate::domain::scope::Scope;
 
-    fn key(generation: i64, lifetime: Lifetime) -> InFlightKey {
-        InFlightKey {
+    fn key(generation: i64, lifetime: Lifetime) -> Key {
+        Key {
             user: UserId::parse("u_00000000000000000000000000000001").unwrap(),
             acs_id: AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_1").unwrap(),
             generation,
@@ -103,11 +98,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_is_the_same_is_shared() {
+    async fn only_equal_requests_share_a_call() {
         let (in_flight, tracker) = (InFlight::default(), TaskTracker::new());
-        let (land, landing) = oneshot::channel::<()>();
+        let (end, ended) = oneshot::channel::<()>();
         let begin = || async move {
-            let _ = landing.await;
+            let _ = ended.await;
             Ok(None)
         };
         let (first, joined) = in_flight.join(key(1, Lifetime::HOUR), &tracker, begin);
@@ -117,17 +112,17 @@ mod tests {
         assert!(joined);
         assert!(!in_flight.join(key(2, Lifetime::HOUR), &tracker, never).1);
         assert!(!in_flight.join(key(1, Lifetime::from_minutes(61).unwrap()), &tracker, never).1);
-        land.send(()).unwrap();
+        end.send(()).unwrap();
         assert!(matches!(first.await, Ok(None)) && matches!(second.await, Ok(None)));
-        assert!(!in_flight.join(key(1, Lifetime::HOUR), &tracker, never).1, "a flight that landed is over");
+        assert!(!in_flight.join(key(1, Lifetime::HOUR), &tracker, never).1, "a call that has ended is over");
     }
 
     #[tokio::test]
-    async fn a_flight_that_panics_does_not_stay() {
+    async fn a_call_that_panics_is_removed() {
         let (in_flight, tracker) = (InFlight::default(), TaskTracker::new());
-        let crash = || async { panic!("as a fault of ours would") };
-        let (flight, _) = in_flight.join(key(1, Lifetime::HOUR), &tracker, crash);
-        assert!(matches!(flight.await, Err(Error::Interrupted)));
-        assert!(in_flight.lock().is_empty());
+        let crash = || async { panic!("as a bug would") };
+        let (call, _) = in_flight.join(key(1, Lifetime::HOUR), &tracker, crash);
+        assert!(matches!(call.await, Err(Error::Interrupted)));
+        assert!(in_flight.0.lock().is_empty());
     }
 }

@@ -1,330 +1,231 @@
-//! Revoke, block, unblock and delete: one transaction that locks the user first, then work at ACS that cannot be lost.
+//! Revoke, block, unblock and delete: one transaction that locks the user first, then a call to ACS that cannot be lost.
 //!
-//! Whoever has no row yet gets one, so that a thief's first call fails too.
+//! A user without a row gets one, so that the first call of a thief fails too.
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
-use tokio::{sync::oneshot, time::timeout_at};
-use tracing::Instrument;
-use uuid::Uuid;
+use chrono::{DateTime, Duration, SubsecRound, Utc};
+use serde_json::json;
+use tokio::{sync::oneshot, time::Instant, time::timeout_at};
 
+use super::Users;
 use crate::{
     auth::Login,
     domain::{
-        audit::{Action, Actor, Event, RequestContext},
-        operation::{Kind, Lease, Operation},
+        audit::{Action, Event},
+        operation::{Kind, Operation},
         user::{State, User, UserRef},
     },
-    service::{CLOCK_MARGIN, Error, Service, floor_to_second},
-    store::{Fence, NewOperation, Tx},
+    error::Error,
+    jobs::{ChangeContext, FirstAttempt, event},
+    store::Access,
 };
 
-/// Who asks for a change, why, and from where.
-#[derive(Clone, Debug)]
-pub struct ChangeContext {
-    /// Who; a user who asks for themselves is known only once the row is read.
-    pub actor: Option<Actor>,
-    /// Why.
-    pub reason: Option<String>,
-    /// From where.
-    pub trace: RequestContext,
-}
-
-/// What kind of fence.
+/// What is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccessChange {
+pub(crate) enum AccessChange {
     /// End the user's tokens.
-    Revoke {
-        /// Whether logins from before now get no token any more.
-        reject_older_sign_ins: bool,
-    },
-    /// End the user's tokens, and give no more until unblocked.
+    Revoke { reject_older_sign_ins: bool },
+    /// End the user's tokens, and issue no more until unblocked.
     Block,
-    /// Delete the user's identity; only a newer login starts afresh.
+    /// Delete the user's identity; only a newer sign-in gets another one.
     Delete,
 }
 
-/// Who makes the first attempt at ACS.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Attempt {
-    /// Whoever accepts it, at once.
-    Now(Lease),
-    /// The worker in its time, as part of a revocation of many.
-    InBatch(Uuid),
-}
-
-impl Attempt {
-    fn lease(self) -> Option<Lease> {
-        match self {
-            Self::Now(lease) => Some(lease),
-            Self::InBatch(_) => None,
-        }
-    }
-
-    fn revocation(self) -> Option<Uuid> {
-        match self {
-            Self::Now(_) => None,
-            Self::InBatch(revocation) => Some(revocation),
-        }
-    }
-
-    /// Tells whether there is anything at ACS to end: of many only those are asked for whose tokens may be alive.
-    fn is_worth_it(self, user: &User, now: DateTime<Utc>) -> bool {
-        matches!(self, Self::Now(_)) || user.may_have_live_tokens(now)
-    }
-}
-
-/// A user after a change, and the work at ACS that it led to.
+/// A user after a change, and the operation at ACS that it led to, where there was an identity.
 #[derive(Clone, Debug)]
-pub struct ChangeOutcome {
-    /// The user.
-    pub user: User,
-    /// The work, where there was an identity.
-    pub operation: Option<Operation>,
+pub(crate) struct ChangeOutcome {
+    pub(crate) user: User,
+    pub(crate) operation: Option<Operation>,
 }
 
-impl Service {
-    /// Fences a user and follows the work at ACS for a while.
+impl Users {
+    /// Changes a user's access and follows the operation at ACS for a while.
     ///
-    /// Once this returns `Ok`, done or not, no replica hands out a token whose authorisation came before.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] for an unknown user id, [`Error::Store`] when nothing was accepted.
-    pub async fn fence(
+    /// Once this returns `Ok`, complete or not, no replica returns a token that was authorised before.
+    pub(crate) async fn change(
         self: &Arc<Self>,
         user: &UserRef,
-        kind: AccessChange,
-        order: &ChangeContext,
+        change: AccessChange,
+        context: &ChangeContext,
     ) -> Result<ChangeOutcome, Error> {
-        let deadline = self.deadline();
-        let (service, user, order) = (Arc::clone(self), user.clone(), order.clone());
-        let (tell, accepted) = oneshot::channel();
-        // Detached: neither a caller who hangs up nor one who is told "accepted" may keep the calls from being made.
-        let work = async move {
-            let now = service.clock.now();
-            let lease = service.lease(now);
-            let changed = service.accept(&user, kind, &order, Attempt::Now(lease), now).await;
-            let operation = changed.as_ref().ok().and_then(|changed| changed.operation.clone());
-            let _ = tell.send(changed);
-            if let Some(operation) = operation {
-                if let Err(error) = service.run_accepted(operation, lease, deadline).await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "an operation could not be followed");
-                }
-                // What is left is the worker's.
-                service.wake.notify_one();
-            }
-        };
-        let work = self.detached.spawn(work.in_current_span());
-        let changed = accepted.await.map_err(|_| Error::Interrupted)??;
-        let Some(operation) = &changed.operation else {
-            return self.with_pending_deletion(changed).await;
-        };
-        let _ = timeout_at(deadline, work).await;
-        // Accepted is accepted: if the state cannot be read now, the caller is told what is certain.
-        let known = self.store.find_operation(operation.id).await.ok().flatten();
-        Ok(ChangeOutcome { operation: known.or(changed.operation), ..changed })
+        let deadline = Instant::now() + self.parts.timeout;
+        let (users, user, context) = (Arc::clone(self), user.clone(), context.clone());
+        let (accept, accepted) = oneshot::channel();
+        // Detached, so that the calls are made although the caller may hang up or be answered earlier.
+        let work = self.parts.jobs.spawn(async move {
+            let lease = users.parts.jobs.lease(users.parts.clock.now());
+            let outcome = users.accept(&user, change, &context, FirstAttempt::Now(lease)).await;
+            let operation = outcome.as_ref().ok().and_then(|outcome| outcome.operation.clone());
+            let _ = accept.send(outcome);
+            let followed = match operation {
+                Some(operation) => users.parts.jobs.run_accepted(operation, lease, deadline).await.map(Some),
+                None => Ok(None),
+            };
+            // The worker goes on with what is left.
+            users.parts.jobs.wake();
+            followed.unwrap_or_else(|error| {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot follow an operation");
+                None
+            })
+        });
+        let outcome = accepted.await.map_err(|_| Error::Interrupted)??;
+        if outcome.operation.is_none() {
+            return self.with_pending_deletion(outcome).await;
+        }
+        // If the state cannot be read now, the answer says what is certain: it was accepted.
+        let followed = timeout_at(deadline, work).await.ok().and_then(Result::ok).flatten();
+        Ok(ChangeOutcome { operation: followed.or(outcome.operation), ..outcome })
     }
 
-    /// Deletes the user of a login, where the settings allow it.
-    ///
-    /// # Errors
-    /// [`Error::NotAllowed`], or as [`Service::fence`]; [`Error::ReauthenticationRequired`] for a login that was revoked.
-    pub async fn delete_me(self: &Arc<Self>, login: &Login, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
-        if !self.users.self_delete {
+    /// Revokes the access of a signed-in user, by the user.
+    pub(crate) async fn revoke_me(
+        self: &Arc<Self>,
+        sign_in: &Login,
+        context: &ChangeContext,
+    ) -> Result<ChangeOutcome, Error> {
+        let user = UserRef::AppUser(sign_in.app_user.clone());
+        self.refuse_older(&user, sign_in).await?;
+        self.change(&user, AccessChange::Revoke { reject_older_sign_ins: true }, context).await
+    }
+
+    /// Deletes a signed-in user, by the user, where the configuration allows it.
+    pub(crate) async fn delete_me(
+        self: &Arc<Self>,
+        sign_in: &Login,
+        context: &ChangeContext,
+    ) -> Result<ChangeOutcome, Error> {
+        if !self.parts.settings.self_delete {
             return Err(Error::NotAllowed);
         }
-        let user = UserRef::AppUser(login.app_user.clone());
-        self.refuse_superseded(&user, login).await?;
-        self.fence(&user, AccessChange::Delete, order).await
+        let user = UserRef::AppUser(sign_in.app_user.clone());
+        self.refuse_older(&user, sign_in).await?;
+        self.change(&user, AccessChange::Delete, context).await
     }
 
-    /// A login that was revoked has nothing left to end, and must not lock its owner out again and again.
-    async fn refuse_superseded(&self, user: &UserRef, login: &Login) -> Result<(), Error> {
-        let now = self.clock.now();
-        match self.store.find_user(user, now).await? {
-            Some(row) => self.refuse_old_sign_in(row.sign_ins_valid_from, login.time, now),
-            None => Ok(()),
+    /// A sign-in that was revoked has nothing left to end, and must not shut its owner out again and again.
+    async fn refuse_older(&self, user: &UserRef, sign_in: &Login) -> Result<(), Error> {
+        let now = self.parts.clock.now();
+        let read = self.parts.store.read_user(user, now).await?;
+        let valid_from = read.user.map_or(read.global.sign_ins_valid_from, |user| user.sign_ins_valid_from);
+        self.parts.tokens.refuse_older(valid_from, sign_in.time, now)
+    }
+
+    /// Adds the deletion that an access change found running, so that it does not look complete.
+    async fn with_pending_deletion(&self, outcome: ChangeOutcome) -> Result<ChangeOutcome, Error> {
+        if outcome.user.state != State::Deleting {
+            return Ok(outcome);
         }
-    }
-
-    /// Tells of the deletion that a user's fence found under way, so that nobody takes it for done.
-    async fn with_pending_deletion(self: &Arc<Self>, changed: ChangeOutcome) -> Result<ChangeOutcome, Error> {
-        if changed.user.state != State::Deleting {
-            return Ok(changed);
-        }
-        self.expedite_detached(changed.user.id.clone());
-        let operation = self.store.find_open_deletion(&changed.user.id).await?;
-        Ok(ChangeOutcome { operation, ..changed })
-    }
-
-    /// Refuses to make a mapping for an issuer that is not configured: a slip of the pen must not look like success.
-    pub(crate) async fn check_issuer(&self, user: &UserRef) -> Result<(), Error> {
-        match user {
-            UserRef::AppUser(app_user)
-                if !self.issuers.contains(&app_user.issuer)
-                    && self.store.find_user(user, self.clock.now()).await?.is_none() =>
-            {
-                Err(Error::Invalid("the issuer key is not configured"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Revokes the access of a login's user, by the user.
-    ///
-    /// # Errors
-    /// [`Error::ReauthenticationRequired`] for a login that was revoked, or as [`Service::fence`].
-    pub async fn revoke_me(self: &Arc<Self>, login: &Login, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
-        let user = UserRef::AppUser(login.app_user.clone());
-        self.refuse_superseded(&user, login).await?;
-        self.fence(&user, AccessChange::Revoke { reject_older_sign_ins: true }, order).await
+        self.parts.jobs.expedite_detached(outcome.user.id.clone());
+        let operation = self.parts.store.find_open_deletion(&outcome.user.id).await?;
+        Ok(ChangeOutcome { operation, ..outcome })
     }
 
     /// Lifts a block, and nothing else.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when there is no such user, [`Error::Store`] when the database is away.
-    pub async fn unblock(&self, user: &UserRef, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
-        let now = self.clock.now();
-        let mut tx = self.store.begin().await?;
+    pub(crate) async fn unblock(&self, user: &UserRef, context: &ChangeContext) -> Result<ChangeOutcome, Error> {
+        let now = self.parts.clock.now();
+        let mut tx = self.parts.store.begin().await?;
         let user = tx.lock_user(user, now).await?.ok_or(Error::NotFound)?;
-        if user.blocked_at.is_some() {
-            tx.unblock(&user, now).await?;
-            tx.append_audit(&event(Action::UserUnblocked, &user, None, order), now).await?;
+        if user.blocked_at.is_none() {
+            return Ok(ChangeOutcome { user, operation: None });
         }
+        tx.unblock(&user, now).await?;
+        tx.append_audit([event(Action::UserUnblocked, &user, None, context)], now).await?;
         tx.commit().await?;
         Ok(ChangeOutcome { user: User { blocked_at: None, updated_at: now, ..user }, operation: None })
     }
 
-    /// Lets logins in again that a revocation shut out, and nothing else: tokens that it ended stay ended.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when there is no such user, [`Error::Store`] when the database is away.
-    pub async fn allow_older_sign_ins(&self, user: &UserRef, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
-        let now = self.clock.now();
-        let known = self.store.find_user(user, now).await?.ok_or(Error::NotFound)?;
-        // What was done to everyone must be the user's own before it can be undone.
+    /// Accepts sign-ins again that an access change refused, and nothing else: tokens that it ended stay ended.
+    pub(crate) async fn allow_older_sign_ins(
+        &self,
+        user: &UserRef,
+        context: &ChangeContext,
+    ) -> Result<ChangeOutcome, Error> {
+        let now = self.parts.clock.now();
+        let known = self.parts.store.find_user(user, now).await?.ok_or(Error::NotFound)?;
+        // A global revocation must be the user's own before it can be undone.
         if known.is_stale {
-            self.apply_global(&known.id).await?;
+            self.parts.jobs.apply_global(&known.id).await?;
         }
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.parts.store.begin().await?;
         let user = tx.lock_user(&UserRef::Id(known.id), now).await?.ok_or(Error::NotFound)?;
         if user.is_stale {
             return Err(Error::InProgress);
         }
-        if let Some(since) = user.sign_ins_valid_from {
-            tx.allow_older_sign_ins(&user, now).await?;
-            let about = event(Action::OlderSignInsAllowed, &user, None, order);
-            let detail = serde_json::json!({"reason": order.reason, "signInsValidFrom": since});
-            tx.append_audit(&Event { detail: Some(detail), ..about }, now).await?;
-        }
+        let Some(since) = user.sign_ins_valid_from else {
+            return Ok(ChangeOutcome { user, operation: None });
+        };
+        tx.allow_older_sign_ins(&user, now).await?;
+        let event = Event {
+            detail: Some(json!({"reason": context.reason, "signInsValidFrom": since})),
+            ..event(Action::OlderSignInsAllowed, &user, None, context)
+        };
+        tx.append_audit([event], now).await?;
         tx.commit().await?;
         Ok(ChangeOutcome { user: User { sign_ins_valid_from: None, updated_at: now, ..user }, operation: None })
     }
 
-    /// Fences a user and accepts what is to be done at ACS, in one transaction.
-    pub(crate) async fn accept(
+    /// Changes a user's access and accepts the operation at ACS, in one transaction.
+    pub(super) async fn accept(
         &self,
         user: &UserRef,
-        kind: AccessChange,
-        order: &ChangeContext,
-        attempt: Attempt,
-        now: DateTime<Utc>,
+        change: AccessChange,
+        context: &ChangeContext,
+        first: FirstAttempt,
     ) -> Result<ChangeOutcome, Error> {
         self.check_issuer(user).await?;
-        let mut tx = self.store.begin().await?;
+        let now = self.parts.clock.now();
+        let mut tx = self.parts.store.begin().await?;
         let user = tx.lock_or_insert(user, now).await?.ok_or(Error::NotFound)?;
-        let deletes = kind == AccessChange::Delete;
-        let rejects = !matches!(kind, AccessChange::Revoke { reject_older_sign_ins: false });
+        let deletes = change == AccessChange::Delete;
+        let rejects = !matches!(change, AccessChange::Revoke { reject_older_sign_ins: false });
         let state = match user.state {
             State::Active if deletes => State::Deleting,
             State::Creating if deletes => State::Unbound,
             state => state,
         };
-        let fence = Fence {
-            sign_ins_valid_from: if rejects {
-                user.sign_ins_valid_from.max(Some(floor_to_second(now)))
-            } else {
-                user.sign_ins_valid_from
-            },
-            blocked_at: if kind == AccessChange::Block { user.blocked_at.or(Some(now)) } else { user.blocked_at },
-            block_reason: order.reason.as_deref().filter(|_| kind == AccessChange::Block),
+        let access = Access {
+            sign_ins_valid_from: user.sign_ins_valid_from.max(rejects.then(|| first_valid_second(now))),
+            blocked_at: if change == AccessChange::Block { user.blocked_at.or(Some(now)) } else { user.blocked_at },
+            block_reason: context.reason.as_deref().filter(|_| change == AccessChange::Block),
             state,
             ends_claim: user.state == State::Creating && deletes,
         };
-        tx.write_fence(&user, &fence, now).await?;
-        if fence.ends_claim {
-            // Whoever is creating the identity will find the claim gone and discard it, unless they died.
-            tx.append_audit(&event(Action::PossibleOrphan, &user, None, order), now).await?;
+        tx.write_access(&user, &access, now).await?;
+        if access.ends_claim {
+            // The request that creates the identity finds its claim gone and discards it, unless its replica died.
+            tx.append_audit([event(Action::PossibleOrphan, &user, None, context)], now).await?;
         }
-        // Nothing was ever handed out from an identity that is still being made; one being deleted is dealt with.
-        let operation = match (&user.acs_id, user.state) {
-            (Some(_), State::Active) if attempt.is_worth_it(&user, now) => {
-                let kind = if deletes { Kind::Delete } else { Kind::Revoke };
-                Some(self.insert(&mut tx, &user, kind, order, attempt, now).await?)
-            }
-            _ => None,
+        // No token was ever returned for an identity that is still being created, and one that is being deleted has its
+        // operation. In bulk only users whose tokens may be alive get one.
+        let worth_it = matches!(first, FirstAttempt::Now(_)) || user.may_have_live_tokens(now);
+        let operation = if user.state == State::Active && worth_it {
+            let kind = if deletes { Kind::Delete } else { Kind::Revoke };
+            Some(self.parts.jobs.enqueue(&mut tx, &user, kind, context, first).await?)
+        } else {
+            None
         };
-        let action = match kind {
+        let action = match change {
             AccessChange::Revoke { .. } => Action::AccessRevoked,
             AccessChange::Block => Action::UserBlocked,
             AccessChange::Delete => Action::UserDeleted,
         };
-        tx.append_audit(&event(action, &user, operation.as_ref(), order), now).await?;
+        tx.append_audit([event(action, &user, operation.as_ref(), context)], now).await?;
         tx.commit().await?;
         let user = User {
             state,
             generation: user.generation + 1,
-            sign_ins_valid_from: fence.sign_ins_valid_from,
-            blocked_at: fence.blocked_at,
+            sign_ins_valid_from: access.sign_ins_valid_from,
+            blocked_at: access.blocked_at,
             updated_at: now,
             ..user
         };
         Ok(ChangeOutcome { user, operation })
     }
-
-    pub(crate) async fn insert(
-        &self,
-        tx: &mut Tx,
-        user: &User,
-        kind: Kind,
-        order: &ChangeContext,
-        attempt: Attempt,
-        now: DateTime<Utc>,
-    ) -> Result<Operation, Error> {
-        let acs_id = user.acs_id.as_ref().ok_or(Error::NotFound)?;
-        let actor = actor(user, order);
-        // A deletion ends tokens of any second; a revocation may spare those of its own.
-        let not_before = match user.last_minted_at {
-            Some(minted) if kind == Kind::Revoke => now.max(minted + CLOCK_MARGIN),
-            _ => now,
-        };
-        let new = NewOperation {
-            kind,
-            user: &user.id,
-            acs_id,
-            resource: user.resource.as_deref().unwrap_or(self.upstream.resource()),
-            revocation: attempt.revocation(),
-            actor: &actor,
-            reason: order.reason.as_deref(),
-            request_id: order.trace.request_id.as_deref(),
-            not_before,
-            lease: attempt.lease(),
-        };
-        Ok(tx.insert_operation(&new, now).await?)
-    }
 }
 
-fn actor(user: &User, order: &ChangeContext) -> Actor {
-    order.actor.clone().unwrap_or_else(|| Actor::User(user.id.clone()))
-}
-
-pub(crate) fn event(action: Action, user: &User, operation: Option<&Operation>, order: &ChangeContext) -> Event {
-    Event {
-        acs_id: user.acs_id.clone(),
-        operation: operation.map(|operation| operation.id),
-        detail: order.reason.as_ref().map(|reason| serde_json::json!({"reason": reason})),
-        ..Event::new(action, actor(user, order), user.id.clone(), order.trace.clone())
-    }
+/// The first second whose sign-ins a change made now accepts. Sign-ins are dated in whole seconds, so one of the very second
+/// of the change may be from before it.
+pub(super) fn first_valid_second(now: DateTime<Utc>) -> DateTime<Utc> {
+    now.trunc_subsecs(0) + Duration::seconds(1)
 }

@@ -1,41 +1,41 @@
-//! Importing: an operator says which identity is a user's.
+//! Imports: operators map users to existing ACS identities.
 
-use super::access::{self as fence, ChangeContext};
+use super::Users;
 use crate::{
     domain::{
-        audit::{Action, Actor},
+        audit::{Action, Actor, Event},
         user::{AcsId, AppUser, User, UserRef},
     },
-    service::{Error, Service},
+    error::Error,
+    jobs::{ChangeContext, event},
     store::Imported,
 };
 
-/// What an import found.
+/// A user after an import.
 #[derive(Clone, Debug)]
-pub struct ImportOutcome {
-    /// The user.
-    pub user: User,
-    /// Whether the identity is the user's only now.
-    pub is_new: bool,
+pub(crate) struct ImportOutcome {
+    pub(crate) user: User,
+    /// Whether the identity was not the user's before.
+    pub(crate) is_new: bool,
 }
 
 /// What became of a list of imports.
 #[derive(Debug, Default)]
-pub struct ImportedMany {
+pub(crate) struct ImportedMany {
     /// For each, whether the identity is the user's only now; it ends with the first that met a database that is away.
-    pub results: Vec<Result<bool, Error>>,
+    pub(crate) results: Vec<Result<bool, Error>>,
 }
 
-impl Service {
+impl Users {
     /// Binds identities to users, as many as possible in one transaction; each for itself where something stands in the way.
-    pub async fn import_many(&self, lines: &[(AppUser, AcsId)], order: &ChangeContext) -> ImportedMany {
-        let mut results = match self.import_at_once(lines, order).await {
+    pub(crate) async fn import_many(&self, lines: &[(AppUser, AcsId)], context: &ChangeContext) -> ImportedMany {
+        let mut results = match self.import_at_once(lines, context).await {
             Ok(done) => done.into_iter().map(|is_new| is_new.map(Ok)).collect::<Vec<_>>(),
             Err(error) => return ImportedMany { results: vec![Err(error)] },
         };
         for ((user, acs_id), result) in lines.iter().zip(&mut results) {
             if result.is_none() {
-                let one = self.import(&UserRef::AppUser(user.clone()), acs_id, order).await;
+                let one = self.import(&UserRef::AppUser(user.clone()), acs_id, context).await;
                 *result = Some(one.map(|outcome| outcome.is_new));
             }
             if matches!(result, Some(Err(Error::Store(_)))) {
@@ -49,20 +49,20 @@ impl Service {
     async fn import_at_once(
         &self,
         lines: &[(AppUser, AcsId)],
-        order: &ChangeContext,
+        context: &ChangeContext,
     ) -> Result<Vec<Option<bool>>, Error> {
-        let resource = self.upstream.resource();
-        let guid = self.store.resource_guid(resource).await?;
+        let resource = self.parts.upstream.resource();
+        let guid = self.parts.store.resource_guid(resource).await?;
         let is_plain = |(user, acs_id): &(AppUser, AcsId)| {
-            self.issuers.contains(&user.issuer) && guid.as_ref().is_none_or(|guid| guid == acs_id.resource_guid())
+            self.parts.issuers.contains(&user.issuer) && guid.as_ref().is_none_or(|guid| guid == acs_id.resource_guid())
         };
-        let now = self.clock.now();
-        let mut tx = self.store.begin().await?;
+        let now = self.parts.clock.now();
+        let mut tx = self.parts.store.begin().await?;
         let before = tx.are_imported(lines).await?;
         let new: Vec<_> = (0..lines.len()).filter(|&index| !before[index] && is_plain(&lines[index])).collect();
-        let actor = order.actor.clone().unwrap_or(Actor::Worker);
+        let actor = context.actor.clone().unwrap_or(Actor::Worker);
         let plain: Vec<_> = new.iter().map(|&index| lines[index].clone()).collect();
-        let imported = tx.import_identities(&plain, resource, &actor, &order.trace, now).await?;
+        let imported = tx.import_identities(&plain, resource, &actor, &context.trace, now).await?;
         tx.commit().await?;
         let mut results: Vec<_> = before.into_iter().map(|before| before.then_some(false)).collect();
         for (index, imported) in new.into_iter().zip(imported) {
@@ -72,18 +72,20 @@ impl Service {
     }
 
     /// Binds an identity to a user who has none.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when user or identity are otherwise mapped, [`Error::Invalid`] for an identity of another resource.
-    pub async fn import(&self, user: &UserRef, acs_id: &AcsId, order: &ChangeContext) -> Result<ImportOutcome, Error> {
-        let resource = self.upstream.resource();
-        let guid = self.store.resource_guid(resource).await?;
+    pub(crate) async fn import(
+        &self,
+        user: &UserRef,
+        acs_id: &AcsId,
+        context: &ChangeContext,
+    ) -> Result<ImportOutcome, Error> {
+        let resource = self.parts.upstream.resource();
+        let guid = self.parts.store.resource_guid(resource).await?;
         if guid.is_some_and(|guid| guid != acs_id.resource_guid()) {
             return Err(Error::Invalid("`communicationUserId`: belongs to another ACS resource"));
         }
         self.check_issuer(user).await?;
-        let now = self.clock.now();
-        let mut tx = self.store.begin().await?;
+        let now = self.parts.clock.now();
+        let mut tx = self.parts.store.begin().await?;
         let locked = tx.lock_or_insert(user, now).await?.ok_or(Error::NotFound)?;
         let is_new = match tx.import_identity(&locked, acs_id, resource, now).await? {
             Imported::Now => true,
@@ -97,12 +99,11 @@ impl Service {
             }
         };
         if is_new {
-            let mut event = fence::event(Action::IdentityImported, &locked, None, order);
-            event.acs_id = Some(acs_id.clone());
-            tx.append_audit(&event, now).await?;
+            let event = event(Action::IdentityImported, &locked, None, context);
+            tx.append_audit([Event { acs_id: Some(acs_id.clone()), ..event }], now).await?;
         }
         tx.commit().await?;
-        let user = self.store.find_user(&UserRef::Id(locked.id), now).await?.ok_or(Error::NotFound)?;
+        let user = self.parts.store.find_user(&UserRef::Id(locked.id), now).await?.ok_or(Error::NotFound)?;
         Ok(ImportOutcome { user, is_new })
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use acs_token_vendor::{
     domain::{
-        audit::{Action, Actor, Event, RequestContext, TokenRecord},
+        audit::{Action, Actor, Event, RequestContext},
         clock::Clock,
         user::{AcsId, UserRef},
     },
-    store::{Bound, Recorder, Settings, Store},
+    store::{Bound, Mint, NewIdentity, Settings, Store},
 };
 use reqwest::StatusCode;
 use serde_json::json;
@@ -149,15 +149,23 @@ on_each_database! {
         let (earlier, later) = (now + Duration::from_secs(1), now + Duration::from_secs(9));
         let user = UserRef::parse("test:alice").unwrap();
         let UserRef::AppUser(app_user) = &user else { panic!("not an id") };
-        let claim = store.claim_new(app_user, store.global_state().await.unwrap(), now, later).await.unwrap().unwrap();
+        let claim = store.claim_new(app_user, store.read_user(&user, now).await.unwrap().global, now, later).await.unwrap().unwrap();
         let acs_id = AcsId::parse("8:acs:00000000-0000-0000-0000-000000000001_1").unwrap();
         let event = Event::new(Action::TokenMinted, Actor::Worker, claim.user.clone(), RequestContext::default());
-        assert_eq!(store.bind(&claim, "default", &acs_id, &event, None, now).await.unwrap(), Bound::AndCurrent);
+        let new = NewIdentity {
+            acs_id: &acs_id,
+            resource: "default",
+            expires_at: None,
+            cached: None,
+            bound: event.clone(),
+            minted: None,
+        };
+        assert_eq!(store.bind(&claim, new, now).await.unwrap(), Bound::AndCurrent);
         let read = store.find_user(&user, now).await.unwrap().unwrap();
-        let token = TokenRecord { fingerprint: String::new(), scopes: String::new(), expires_at: later, generation: 0 };
-        let recorder = Recorder::start(&store);
         let record = async |acs_id: &AcsId, time| {
-            recorder.record_mint(&read, acs_id, token.clone(), event.clone(), None, time).await.unwrap()
+            let (user, generation, event) = (&read.id, read.generation, event.clone());
+            let mint = Mint { user, acs_id, generation, expires_at: later, event, cached: None };
+            store.record_mint(mint, time).await.unwrap()
         };
         for time in [later, earlier] {
             assert!(record(&acs_id, time).await);
@@ -175,14 +183,14 @@ on_each_database! {
         let now = Clock::default().now();
         let user = UserRef::parse("test:alice").unwrap();
         let UserRef::AppUser(app_user) = &user else { panic!("not an id") };
-        let claim = store.claim_new(app_user, store.global_state().await.unwrap(), now, now).await.unwrap().unwrap();
+        let claim = store.claim_new(app_user, store.read_user(&user, now).await.unwrap().global, now, now).await.unwrap().unwrap();
         store.release_claim(&claim, None, now).await.unwrap();
         let read = store.find_user(&user, now).await.unwrap().unwrap();
         let orphan = Event::new(Action::PossibleOrphan, Actor::Worker, claim.user.clone(), RequestContext::default());
         database.execute("UPDATE users SET generation = generation + 1").await;
-        assert!(store.claim_again(&read, now, now, &orphan).await.unwrap().is_none());
+        assert!(store.claim_again(&read, now, now, orphan.clone()).await.unwrap().is_none());
         let read = store.find_user(&user, now).await.unwrap().unwrap();
-        assert!(store.claim_again(&read, now, now, &orphan).await.unwrap().is_some());
+        assert!(store.claim_again(&read, now, now, orphan.clone()).await.unwrap().is_some());
     }
 
     /// An identity that ACS created is bound although nobody waits for it any more.

@@ -23,7 +23,7 @@ use crate::http::{
     middleware::gate,
     problem::{Code, Problem},
 };
-use crate::{api::ProblemDocument, domain::user::UserId, metrics::Metrics, service::TokenSource};
+use crate::{api::ProblemDocument, domain::user::UserId, metrics::Metrics, tokens::issue::TokenSource};
 
 /// Headers whose values no layer may log.
 pub(in crate::http) const SENSITIVE_HEADERS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];

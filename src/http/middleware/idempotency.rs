@@ -12,7 +12,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
-use tracing::Instrument;
 
 use crate::http::{
     Api, MAX_OPS_BODY_BYTES,
@@ -60,10 +59,10 @@ async fn answer(
     let body = to_bytes(body, MAX_OPS_BODY_BYTES).await.map_err(|_| Problem::new(Code::PayloadTooLarge))?;
     let path = original_path(&mut parts).await;
     let route = format!("{} {path}", parts.method);
-    let now = api.service.now();
+    let now = api.clock.now();
     let body_hash = Sha256::digest(&body).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let named = IdempotentRequest { actor, route, key, body_hash, begun_at: now };
-    match api.service.begin_idempotent(&named, now + KEPT_FOR, now - ABANDONED_AFTER).await? {
+    match api.store.begin_idempotent(&named, now + KEPT_FOR, now - ABANDONED_AFTER).await? {
         Idempotency::Begun => {}
         Idempotency::Mismatch => return Err(Problem::new(Code::IdempotencyMismatch)),
         Idempotency::Running => {
@@ -77,22 +76,22 @@ async fn answer(
     }
     // Detached: a caller who hangs up must find the answer when asking again.
     let request = Request::from_parts(parts, Body::from(body));
-    let api = api.clone();
+    let (jobs, api) = (std::sync::Arc::clone(&api.jobs), api.clone());
     let work = async move { keep(&api, &named, next.run(request).await).await };
-    tokio::spawn(work.in_current_span()).await.map_err(|_| Problem::new(Code::InternalError))?
+    jobs.spawn(work).await.map_err(|_| Problem::new(Code::InternalError))?
 }
 
 /// Keeps an answer that is worth repeating.
 async fn keep(api: &Api, named: &IdempotentRequest, response: Response) -> Result<Response, Problem> {
     if !response.status().is_success() || response.extensions().get::<DoNotKeep>().is_some() {
-        api.service.forget_idempotent(named).await?;
+        api.store.forget_idempotent(named).await?;
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, MAX_ANSWER_BYTES).await.map_err(|_| Problem::new(Code::InternalError))?;
     // What was asked for is done: an answer that cannot be kept is no reason to hide it.
     let text = String::from_utf8_lossy(&body);
-    if let Err(error) = api.service.answer_idempotent(named, i64::from(parts.status.as_u16()), &text).await {
+    if let Err(error) = api.store.answer_idempotent(named, i64::from(parts.status.as_u16()), &text).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "an answer could not be kept");
     }
     Ok(Response::from_parts(parts, Body::from(body)))

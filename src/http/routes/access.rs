@@ -12,7 +12,8 @@ use crate::{
     api::{ChangeRequest, ChangeResponse, ProblemDocument},
     auth::Role,
     domain::{audit::RequestContext, user::UserRef},
-    service::{AccessChange, ChangeContext},
+    jobs::ChangeContext,
+    users::access::AccessChange,
 };
 
 const MAX_REASON_CHARACTERS: usize = 500;
@@ -117,7 +118,7 @@ pub(in crate::http) async fn revoke_me(
     Context(trace): Context,
 ) -> ChangeOutcome {
     let order = ChangeContext { actor: None, reason: None, trace };
-    Ok(view::changed(api.service.revoke_me(&login, &order).await?))
+    Ok(view::changed(api.users.revoke_me(&login, &order).await?))
 }
 
 /// Delete oneself.
@@ -140,7 +141,7 @@ pub(in crate::http) async fn delete_me(
     Context(trace): Context,
 ) -> ChangeOutcome {
     let order = ChangeContext { actor: None, reason: None, trace };
-    Ok(view::changed(api.service.delete_me(&login, &order).await?))
+    Ok(view::changed(api.users.delete_me(&login, &order).await?))
 }
 
 async fn change(
@@ -156,9 +157,9 @@ async fn change(
     }
     let order = order(operator, trace, request.reason)?;
     let changed = match what {
-        Change::Fence(kind) => api.service.fence(user, kind, &order).await?,
-        Change::Unblock => api.service.unblock(user, &order).await?,
-        Change::AllowOlderSignIns => api.service.allow_older_sign_ins(user, &order).await?,
+        Change::Fence(kind) => api.users.change(user, kind, &order).await?,
+        Change::Unblock => api.users.unblock(user, &order).await?,
+        Change::AllowOlderSignIns => api.users.allow_older_sign_ins(user, &order).await?,
     };
     Ok(view::changed(changed))
 }

@@ -66,7 +66,7 @@ async fn readyz(State((api, lifecycle)): State<(Api, Lifecycle)>) -> (StatusCode
     let word = |good: bool| if good { "available" } else { "unavailable" }.to_owned();
     let status = lifecycle.word();
     // A probe has no patience: a database that takes longer is as good as away.
-    let database = tokio::time::timeout(Duration::from_millis(500), api.service.check_store()).await;
+    let database = tokio::time::timeout(Duration::from_millis(500), api.store.ping()).await;
     let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = Readiness {
         status: status.to_owned(),

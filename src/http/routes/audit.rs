@@ -9,7 +9,7 @@ use crate::http::{
     extract::{Operator, Query},
     paging,
     problem::{Code, Problem},
-    view,
+    routes, view,
 };
 use crate::{
     api::{AuditPage, AuditQuery, ProblemDocument},
@@ -44,7 +44,7 @@ pub(in crate::http) async fn list_audit(
         None => None,
         // An id may outlive its row, and so does its trail.
         Some(Ok(UserRef::Id(id))) => Some(id),
-        Some(Ok(user)) => Some(api.service.user(&user).await?.id),
+        Some(Ok(user)) => Some(routes::users::find(&api, &user).await?.id),
         Some(Err(error)) => return Err(Problem::new(Code::InvalidRequest).detail(format!("`user`: {error}"))),
     };
     if query.actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
@@ -59,7 +59,7 @@ pub(in crate::http) async fn list_audit(
         until: query.until.unwrap_or(last),
         before: before.unwrap_or(Uuid::max()),
     };
-    let events = api.service.list_audit(&filter, limit).await?;
+    let events = api.store.list_audit(&filter, limit).await?;
     let is_full = i64::try_from(events.len()).is_ok_and(|count| count == limit);
     let last = events.last().filter(|_| is_full);
     let next_cursor = last.map(|last| paging::cursor(&same_query, &last.id.to_string()));

@@ -24,7 +24,8 @@ use crate::{
     api::{ImportLine, ImportLineResult, ImportResult, ProblemDocument},
     auth::Role,
     domain::user::{AcsId, AppUser, IssuerKey, Subject},
-    service::{self, ChangeContext},
+    error::Error,
+    jobs::ChangeContext,
 };
 
 /// How many lines are imported in one transaction.
@@ -160,7 +161,7 @@ async fn import(api: &Api, order: &ChangeContext, first: u64, chunk: Vec<Result<
         });
     }
     let good: Vec<_> = parsed.iter().filter_map(|line| line.as_ref().ok()).cloned().collect();
-    let imported = api.service.import_many(&good, order).await;
+    let imported = api.users.import_many(&good, order).await;
     let mut results = imported.results.into_iter();
     let mut answer = Vec::new();
     for (number, line) in (first..).zip(parsed) {
@@ -169,8 +170,8 @@ async fn import(api: &Api, order: &ChangeContext, first: u64, chunk: Vec<Result<
             Ok(_) => match results.next() {
                 Some(Ok(true)) => (ImportResult::Imported, None),
                 Some(Ok(false)) => (ImportResult::Unchanged, None),
-                Some(Err(service::Error::Conflict(detail))) => (ImportResult::Conflict, Some(detail.to_owned())),
-                Some(Err(service::Error::Invalid(detail))) => (ImportResult::Invalid, Some(detail.to_owned())),
+                Some(Err(Error::Conflict(detail))) => (ImportResult::Conflict, Some(detail.to_owned())),
+                Some(Err(Error::Invalid(detail))) => (ImportResult::Invalid, Some(detail.to_owned())),
                 Some(Err(error)) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, line = number, "an import was cut off");
                     (ImportResult::Failed, Some("the database is not available".to_owned()))

@@ -2,7 +2,12 @@
 
 use axum::{Json, extract::State};
 
-use crate::http::{Api, extract::Login, problem::Problem};
+use crate::http::{
+    Api,
+    extract::Login,
+    problem::{Code, Problem},
+    routes::users::find,
+};
 use crate::{
     api::{CommunicationUser, MeResponse, ProblemDocument},
     domain::user::UserRef,
@@ -25,10 +30,11 @@ use crate::{
     )
 )]
 pub(in crate::http) async fn get_me(State(api): State<Api>, Login(login): Login) -> Result<Json<MeResponse>, Problem> {
-    let me = api.service.me(&UserRef::AppUser(login.app_user)).await?;
+    let user = find(&api, &UserRef::AppUser(login.app_user)).await?;
+    let acs_id = user.acs_id.ok_or_else(|| Problem::new(Code::NotFound))?;
     Ok(Json(MeResponse {
-        id: me.user.id.as_str().to_owned(),
-        endpoint: api.service.endpoint().to_owned(),
-        user: CommunicationUser { communication_user_id: me.acs_id.as_str().to_owned() },
+        id: user.id.as_str().to_owned(),
+        endpoint: api.tokens.endpoint().to_owned(),
+        user: CommunicationUser { communication_user_id: acs_id.as_str().to_owned() },
     }))
 }

@@ -7,7 +7,7 @@ use crate::http::{
     Api,
     extract::{IdPath, Operator, Query},
     paging,
-    problem::Problem,
+    problem::{Code, Problem},
     view,
 };
 use crate::{
@@ -36,7 +36,7 @@ pub(in crate::http) async fn list_operations(
     let same_query = format!("operations {:?}", query.state);
     let after = paging::after(query.cursor.as_deref(), &same_query, |text| text.parse().ok())?;
     let pending = query.state.map(|state| state == OperationState::Pending);
-    let operations = api.service.list_operations(pending, after.unwrap_or(Uuid::nil()), limit).await?;
+    let operations = api.store.list_operations(pending, after.unwrap_or(Uuid::nil()), limit).await?;
     let is_full = i64::try_from(operations.len()).is_ok_and(|count| count == limit);
     let last = operations.last().filter(|_| is_full);
     let next_cursor = last.map(|last| paging::cursor(&same_query, &last.id.to_string()));
@@ -62,5 +62,5 @@ pub(in crate::http) async fn get_operation(
 ) -> Result<Json<OperationResponse>, Problem> {
     // Who may revoke may also see what became of it.
     operator.must_be_one_of(&[Role::Viewer, Role::Revoker])?;
-    Ok(Json(view::operation(api.service.operation(id).await?)))
+    Ok(Json(view::operation(api.store.find_operation(id).await?.ok_or_else(|| Problem::new(Code::NotFound))?)))
 }

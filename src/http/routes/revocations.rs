@@ -16,7 +16,7 @@ use crate::{
     api::{ProblemDocument, RevocationRequest, RevocationResponse, RevocationsPage, RevocationsQuery},
     auth::Role,
     domain::user::UserRef,
-    service::RevocationTarget,
+    users::bulk::RevocationTarget,
 };
 
 const MAX_USERS: usize = 10_000;
@@ -50,20 +50,20 @@ pub(in crate::http) async fn revoke_many(
     operator.must_be_one_of(&[Role::Operator])?;
     let users = request.users.unwrap_or_default();
     let whom = match (request.all, users.is_empty()) {
-        (true, true) => RevocationTarget::GlobalState,
+        (true, true) => RevocationTarget::All,
         (false, false) => RevocationTarget::Users(named(&users, MAX_USERS, UserRef::parse)?),
         _ => return Err(Problem::new(Code::InvalidRequest).detail("either `users` or `all` must be given")),
     };
     let is_unknown = |places: Vec<usize>| places.into_iter().filter_map(|place| users.get(place).cloned()).collect();
     let order = access::order(&operator, trace, request.reason)?;
     if request.dry_run {
-        let estimate = api.service.estimate_revocation(&whom).await?;
+        let estimate = api.users.estimate_revocation(&whom).await?;
         let (total, unknown) = (estimate.total, is_unknown(estimate.unknown));
-        let answer = view::estimate(&order, total, unknown, request.all, api.service.now());
+        let answer = view::estimate(&order, total, unknown, request.all, api.clock.now());
         return Ok((StatusCode::OK, Answer(answer)));
     }
     let reject_older_sign_ins = request.reject_older_sign_ins.unwrap_or(true);
-    let (status, unknown) = api.service.revoke_many(whom, reject_older_sign_ins, &order).await?;
+    let (status, unknown) = api.users.revoke_many(whom, reject_older_sign_ins, &order).await?;
     let answer = RevocationResponse { unknown: is_unknown(unknown), ..view::revocation(status) };
     Ok((StatusCode::ACCEPTED, Answer(answer)))
 }
@@ -88,7 +88,7 @@ pub(in crate::http) async fn list_revocations(
     let limit = paging::limit(query.limit)?;
     let same_query = "revocations";
     let before = paging::after(query.cursor.as_deref(), same_query, |text| text.parse().ok())?;
-    let revocations = api.service.list_revocations(before.unwrap_or(Uuid::max()), limit).await?;
+    let revocations = api.users.list_revocations(before.unwrap_or(Uuid::max()), limit).await?;
     let is_full = i64::try_from(revocations.len()).is_ok_and(|count| count == limit);
     let last = revocations.last().filter(|_| is_full);
     let next_cursor = last.map(|last| paging::cursor(same_query, &last.revocation.id.to_string()));
@@ -113,5 +113,5 @@ pub(in crate::http) async fn get_revocation(
     IdPath(id): IdPath,
 ) -> Result<Answer<RevocationResponse>, Problem> {
     operator.must_be_one_of(&[Role::Viewer])?;
-    Ok(Answer(view::revocation(api.service.revocation(id).await?)))
+    Ok(Answer(view::revocation(api.users.revocation(id).await?)))
 }

@@ -12,7 +12,7 @@ use crate::http::{
 use crate::{
     api::{CommunicationUser, ProblemDocument, TokenRequest, TokenResponse},
     domain::{scope::Scopes, token::Lifetime},
-    service::{Issued, Requester, TokenParams},
+    tokens::issue::{Issued, Requester, TokenParams},
 };
 
 /// Issue a token.
@@ -61,17 +61,17 @@ pub(in crate::http) async fn issue(
     requester: Requester,
     request: TokenRequest,
 ) -> Result<TokenAnswer, Problem> {
-    let mut issued = api.service.issue(&requester, &wanted(request)?).await?;
+    let mut issued = api.tokens.issue(&requester, &wanted(request)?).await?;
     let issued_event = TokenIssuedEvent {
         user: issued.user.clone(),
         fingerprint: std::mem::take(&mut issued.fingerprint),
-        how: issued.how,
+        how: issued.source,
         expires_on: issued.expires_on,
         sign_in_id: requester.sign_in_id,
         session_id: requester.session_id,
         client: requester.trace.client,
     };
-    let response = Json(response(issued, api.service.endpoint(), api.service.now()));
+    let response = Json(response(issued, api.tokens.endpoint(), api.clock.now()));
     Ok((Extension(issued_event), [(header::CACHE_CONTROL, "no-store")], response))
 }
 

@@ -18,9 +18,10 @@ use crate::{
         TokenResponse, UserResponse, UsersPage, UsersQuery, UsersRequest,
     },
     auth::Role,
-    domain::user::{AcsId, IssuerKey, Subject, UserId, UserRef},
-    service::{ChangeContext, Lookup, Requester},
+    domain::user::{AcsId, IssuerKey, Subject, User, UserId, UserRef},
+    jobs::ChangeContext,
     store::UserFilter,
+    tokens::issue::Requester,
 };
 
 const MAX_LOOKUP: usize = 1000;
@@ -55,7 +56,7 @@ pub(in crate::http) async fn list_users(
         state: query.state,
         after: paging::after(query.cursor.as_deref(), &same_query, |text| UserId::parse(text).ok())?,
     };
-    let users = api.service.list_users(&filter, limit).await?;
+    let users = api.store.list_users(&filter, limit, api.clock.now()).await?;
     let is_full = i64::try_from(users.len()).is_ok_and(|count| count == limit);
     let last = users.last().filter(|_| is_full);
     let next_cursor = last.map(|last| paging::cursor(&same_query, last.id.as_str()));
@@ -81,7 +82,7 @@ pub(in crate::http) async fn get_user(
     UserPath(user): UserPath,
 ) -> Result<Answer<UserResponse>, Problem> {
     operator.must_be_one_of(&[Role::Viewer])?;
-    Ok(Answer(view::user(api.service.user(&user).await?)))
+    Ok(Answer(view::user(find(&api, &user).await?)))
 }
 
 /// List the tokens that a user held.
@@ -106,7 +107,8 @@ pub(in crate::http) async fn list_tokens(
     Query(query): Query<MomentQuery>,
 ) -> Result<Answer<HeldTokens>, Problem> {
     operator.must_be_one_of(&[Role::Viewer])?;
-    let tokens = api.service.tokens_at(&user, query.at).await?;
+    let user = find(&api, &user).await?;
+    let tokens = api.store.tokens_at(&user.id, query.at.unwrap_or_else(|| api.clock.now())).await?;
     Ok(Answer(HeldTokens { tokens: tokens.into_iter().map(view::held_token).collect() }))
 }
 
@@ -133,7 +135,11 @@ pub(in crate::http) async fn lookup_users(
         Err(_) => UserRef::parse(text).map(Lookup::User),
     })?;
     let find = async |(query, lookup)| {
-        let user = api.service.find(&lookup).await?.map(view::user);
+        let user = match lookup {
+            Lookup::User(user) => api.store.find_user(&user, api.clock.now()).await?,
+            Lookup::Identity(acs_id) => api.store.find_user_by_acs_id(&acs_id, api.clock.now()).await?,
+        };
+        let user = user.map(view::user);
         Ok::<_, Problem>(ResolvedUser { query, user, problem: None })
     };
     let users = stream::iter(request.users.into_iter().zip(lookups)).map(find).buffered(AT_ONCE);
@@ -163,8 +169,8 @@ pub(in crate::http) async fn ensure_users(
     let named = named(&request.users, MAX_ENSURE, UserRef::parse)?;
     let ensure = async |(query, user)| {
         let requester = requester(&operator, user, trace.clone());
-        match api.service.ensure(&requester).await {
-            Ok(ensured) => ResolvedUser { query, user: Some(view::user(ensured.user)), problem: None },
+        match api.tokens.ensure(&requester).await {
+            Ok(ensured) => ResolvedUser { query, user: Some(view::user(ensured)), problem: None },
             Err(error) => {
                 let problem = Problem::from(error);
                 let (_, code, _) = problem.code.describe();
@@ -236,9 +242,21 @@ pub(in crate::http) async fn import_user(
     let acs_id = AcsId::parse(&request.communication_user_id)
         .map_err(|error| Problem::new(Code::InvalidRequest).detail(format!("`communicationUserId`: {error}")))?;
     let order = ChangeContext { actor: Some(operator.actor()), reason: None, trace };
-    let outcome = api.service.import(&user, &acs_id, &order).await?;
+    let outcome = api.users.import(&user, &acs_id, &order).await?;
     let status = if outcome.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Answer(view::user(outcome.user))))
+}
+
+/// What a user can be looked up by.
+enum Lookup {
+    User(UserRef),
+    Identity(AcsId),
+}
+
+/// Finds a user who must be there.
+pub(in crate::http) async fn find(api: &Api, user: &UserRef) -> Result<User, Problem> {
+    let found = api.store.find_user(user, api.clock.now()).await?;
+    found.ok_or_else(|| Problem::new(Code::NotFound))
 }
 
 fn requester(operator: &Operator, user: UserRef, trace: crate::domain::audit::RequestContext) -> Requester {
