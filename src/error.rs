@@ -1,5 +1,7 @@
 //! Why a use case failed, by what the caller can do about it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use crate::{acs::retry as upstream, domain::scope::Scope, store};
@@ -17,6 +19,8 @@ pub(crate) enum Error {
     ReauthenticationRequired {
         /// Sign-ins dated from this second on are accepted.
         sign_ins_valid_from: DateTime<Utc>,
+        /// How old a sign-in may be to be accepted now.
+        max_age: Duration,
     },
     #[error("the user is being deleted")]
     UserDeleting,

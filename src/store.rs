@@ -223,12 +223,8 @@ impl Store {
 
     /// Begins a transaction that waits two seconds for a lock at most.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        self.begin_with(BEGIN_POSTGRES).await
-    }
-
-    async fn begin_with(&self, begin_postgres: &'static str) -> Result<Tx, Error> {
         Ok(match self {
-            Self::Postgres { pool, .. } => Tx::Postgres(Session::begin(pool, begin_postgres).await?),
+            Self::Postgres { pool, .. } => Tx::Postgres(Session::begin(pool, BEGIN_POSTGRES).await?),
             Self::Sqlite(pool) => Tx::Sqlite(Session::begin(pool, BEGIN_SQLITE).await?),
         })
     }

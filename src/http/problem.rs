@@ -205,10 +205,12 @@ impl From<Error> for Problem {
                 .detail(format!("this login may not have the scope `{}`", scope.as_str()))
                 .cause(error),
             Error::UserBlocked => Self::new(Code::UserBlocked).cause(error),
-            Error::ReauthenticationRequired { .. } => {
+            Error::ReauthenticationRequired { max_age, .. } => {
                 let mut problem = Self::new(Code::ReauthenticationRequired).cause(error);
+                let max_age = max_age.as_secs();
                 // RFC 9470 section 3: makes clients sign the user in again instead of presenting a cached token.
-                problem.challenge = Some("Bearer error=\"insufficient_user_authentication\"".to_owned());
+                problem.challenge =
+                    Some(format!("Bearer error=\"insufficient_user_authentication\", max_age=\"{max_age}\""));
                 problem
             }
             Error::UserDeleting => Self::new(Code::UserDeleting).cause(error),

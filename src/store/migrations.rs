@@ -6,7 +6,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use sqlx::migrate::Migrator;
 
-use super::{Error, Store, Tx, on_pool};
+use super::{Error, Store, on_pool};
 
 static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -19,21 +19,21 @@ impl Store {
     ///
     /// Everything runs in one transaction, because a lock held by a session does not survive a transaction pooler.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let mut tx = self.begin_with("BEGIN").await?;
-        match &mut tx {
-            Tx::Postgres(tx) => {
-                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut **tx).await?;
-                tolerant(&POSTGRES)
-                    .run_direct(None, &mut **tx, false)
-                    .await
-                    .map_err(|error| Error::Migration(Arc::new(error)))?;
+        let failed = |error| Error::Migration(Arc::new(error));
+        // The driver's own transactions, because a migration is a transaction inside of them.
+        match self {
+            Self::Postgres { pool, .. } => {
+                let mut tx = pool.begin().await?;
+                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *tx).await?;
+                tolerant(&POSTGRES).run_direct(None, &mut *tx, false).await.map_err(failed)?;
+                tx.commit().await?;
             }
-            Tx::Sqlite(tx) => tolerant(&SQLITE)
-                .run_direct(None, &mut **tx, false)
-                .await
-                .map_err(|error| Error::Migration(Arc::new(error)))?,
+            Self::Sqlite(pool) => {
+                let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+                tolerant(&SQLITE).run_direct(None, &mut *tx, false).await.map_err(failed)?;
+                tx.commit().await?;
+            }
         }
-        tx.commit().await?;
         self.check_compatibility().await
     }
 

@@ -250,7 +250,8 @@ impl Tokens {
         let since = valid_from.map_or(purged, |since| since.max(purged));
         // Sign-ins are dated in whole seconds.
         if sign_in.timestamp() < since.timestamp() {
-            return Err(Error::ReauthenticationRequired { sign_ins_valid_from: since });
+            let max_age = (now - since).to_std().unwrap_or_default();
+            return Err(Error::ReauthenticationRequired { sign_ins_valid_from: since, max_age });
         }
         Ok(())
     }
