@@ -1,21 +1,28 @@
-//! The ceiling: the least that any program must do for a token that is there already, with the same crates.
+//! The ceilings: the least that any program must do for a token, with the crates that the service uses.
 //!
-//! One verification of a login and one read by primary key, and nothing else: no log, no limits, no revocation, no sealing.
+//! * Warm: verify the sign-in token, read one row by primary key, answer.
+//! * Cold, with `--emulator`: verify, read the user's row, count the call, make the signed call, insert one row durably,
+//!   answer.
+//!
+//! Reads go over a few pipelined connections. There are no logs, limits, policies, revocations, encryption or metrics.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+#[path = "../src/acs.rs"]
+mod acs;
+mod cold;
+mod pipeline;
+mod verifier;
+mod warm;
 
-use anyhow::Context;
-use axum::{
-    Json, Router,
-    extract::State,
-    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
-    routing::post,
-};
+use std::{net::SocketAddr, path::PathBuf};
+
+use axum::serve::ListenerExt;
 use clap::Parser;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::net::TcpListener;
+
+/// The service's allocator, so that the allocator makes no difference.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 struct Options {
@@ -23,64 +30,36 @@ struct Options {
     listen: SocketAddr,
     #[arg(long)]
     database_url: String,
-    /// The issuer's key set.
+    /// The identity provider's key set, a file.
     #[arg(long)]
     jwks: PathBuf,
     #[arg(long)]
     issuer: String,
     #[arg(long)]
     audience: String,
-}
-
-struct Ceiling {
-    pool: PgPool,
-    keys: Vec<(String, DecodingKey, Validation)>,
-}
-
-#[derive(Deserialize)]
-struct Claims {
-    sub: String,
+    /// The number of pipelined connections for reads.
+    #[arg(long, default_value_t = 2)]
+    readers: usize,
+    /// The number of connections for durable writes, which run side by side; with `--emulator`.
+    #[arg(long, default_value_t = 16)]
+    writers: usize,
+    /// Issue a token at this emulator for each request.
+    #[arg(long, requires = "access_key")]
+    emulator: Option<String>,
+    #[arg(long)]
+    access_key: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let keys: JwkSet = serde_json::from_slice(&std::fs::read(&options.jwks)?)?;
-    let keys = keys.keys.iter().map(|jwk| {
-        let algorithm: Algorithm = jwk.common.key_algorithm.context("a key without `alg`")?.to_string().parse()?;
-        let mut validation = Validation::new(algorithm);
-        validation.set_audience(&[&options.audience]);
-        validation.set_issuer(&[&options.issuer]);
-        let id = jwk.common.key_id.clone().context("a key without `kid`")?;
-        Ok((id, DecodingKey::from_jwk(jwk)?, validation))
+    let router = match (&options.emulator, &options.access_key) {
+        (Some(emulator), Some(access_key)) => cold::router(&options, emulator, access_key).await?,
+        _ => warm::router(&options).await?,
+    };
+    let listener = TcpListener::bind(options.listen).await?.tap_io(|stream| {
+        // Without it answers may be held back; they are complete either way.
+        let _ = stream.set_nodelay(true);
     });
-    let keys = keys.collect::<anyhow::Result<Vec<_>>>()?;
-    // A connection is not asked whether it lives before each use: that would be a second round trip.
-    let pool =
-        PgPoolOptions::new().max_connections(10).test_before_acquire(false).connect(&options.database_url).await?;
-    let router = Router::new().route("/token", post(token)).with_state(Arc::new(Ceiling { pool, keys }));
-    let listener = tokio::net::TcpListener::bind(options.listen).await?;
-    println!("ready");
     Ok(axum::serve(listener, router).await?)
-}
-
-async fn token(State(ceiling): State<Arc<Ceiling>>, headers: HeaderMap) -> Result<Json<Value>, StatusCode> {
-    let subject = ceiling.subject(&headers).ok_or(StatusCode::UNAUTHORIZED)?;
-    let row: Option<(String, i64)> =
-        sqlx::query_as("SELECT token, expires_at_ms FROM ceiling_tokens WHERE subject = $1")
-            .bind(subject)
-            .fetch_optional(&ceiling.pool)
-            .await
-            .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-    let (token, expires_on) = row.ok_or(StatusCode::NOT_FOUND)?;
-    Ok(Json(json!({"token": token, "expiresOnTimestamp": expires_on})))
-}
-
-impl Ceiling {
-    fn subject(&self, headers: &HeaderMap) -> Option<String> {
-        let login = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
-        let id = jsonwebtoken::decode_header(login).ok()?.kid?;
-        let (_, key, validation) = self.keys.iter().find(|(key, ..)| *key == id)?;
-        Some(jsonwebtoken::decode::<Claims>(login, key, validation).ok()?.claims.sub)
-    }
 }

@@ -1,9 +1,9 @@
--- POST /token with one login after the other; what came of it is one line of JSON.
+-- Sends POST /token with one sign-in token after the other and reports as one line of JSON.
 local requests, next_request = {}, 0
 
 function init(args)
-   for login in io.lines(args[1]) do
-      local headers = { ["Authorization"] = "Bearer " .. login, ["Content-Length"] = "0" }
+   for token in io.lines(args[1]) do
+      local headers = { ["Authorization"] = "Bearer " .. token, ["Content-Length"] = "0" }
       requests[#requests + 1] = wrk.format("POST", "/token", headers)
    end
    next_request = tonumber(args[2] or "0")

@@ -1,4 +1,4 @@
-//! An identity provider of the benchmarks: one RSA key of 2048 bits and one on P-256, and any number of logins.
+//! A mock identity provider with one RSA key of 2048 bits and one key on P-256. It signs any number of sign-in tokens.
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,11 @@ use jsonwebtoken::{
 use serde_json::json;
 
 pub const AUDIENCE: &str = "vendor";
-/// What PKCS #8 puts before the PKCS #1 form of an RSA key of 2048 bits.
+/// The length of the PKCS #8 header in front of the PKCS #1 form of an RSA key of 2048 bits.
 const PKCS8_HEAD_BYTES: usize = 26;
-/// Logins of a benchmark outlive it.
+/// Longer than all benchmarks take.
 const LIFETIME_S: u64 = 6 * 3600;
 
-/// The identity provider.
 pub struct Issuer {
     pub url: String,
     pub jwks_file: PathBuf,
@@ -30,7 +29,7 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Makes keys and serves them.
+    /// Makes keys and serves the public ones.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
         let rsa = KeyPair::generate(KeySize::Rsa2048)?;
         let rsa: Pkcs8V1Der<'_> = rsa.as_der()?;
@@ -62,27 +61,27 @@ impl Issuer {
         format!("{}/jwks", self.url)
     }
 
-    /// Signs a login of a user who just signed in.
-    pub fn login(&self, algorithm: Algorithm, subject: &str) -> anyhow::Result<String> {
+    /// Signs the sign-in token of a user who has just signed in.
+    pub fn sign_in_token(&self, algorithm: Algorithm, subject: &str) -> anyhow::Result<String> {
         let (_, key, id) = self.keys.iter().find(|(known, ..)| *known == algorithm).context("no such key")?;
         let now = now_s();
         let claims = json!({
             "iss": self.url, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + LIFETIME_S,
-            "jti": format!("{subject}-{now}"), "email": format!("{subject}@example.com"), "name": "Somebody of a benchmark",
+            "jti": format!("{subject}-{now}"), "email": format!("{subject}@example.com"), "name": "Benchmark User",
         });
         let header = Header { kid: Some(id.clone()), ..Header::new(algorithm) };
         Ok(jsonwebtoken::encode(&header, &claims, key)?)
     }
 
-    /// Signs a login for each of so many users, all processors at once.
-    pub fn logins(&self, algorithm: Algorithm, subjects: &[String]) -> anyhow::Result<Vec<String>> {
+    /// Signs one token for each subject, on all processors.
+    pub fn sign_in_tokens(&self, algorithm: Algorithm, subjects: &[String]) -> anyhow::Result<Vec<String>> {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let part = subjects.len().div_ceil(threads).max(1);
         let parts = std::thread::scope(|scope| {
-            let sign = |part: &[String]| part.iter().map(|subject| self.login(algorithm, subject)).collect();
+            let sign = |part: &[String]| part.iter().map(|subject| self.sign_in_token(algorithm, subject)).collect();
             let workers: Vec<_> = subjects.chunks(part).map(|part| scope.spawn(move || sign(part))).collect();
             let join = |worker: std::thread::ScopedJoinHandle<'_, anyhow::Result<Vec<String>>>| {
-                worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a signer died")))
+                worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a signing thread panicked")))
             };
             workers.into_iter().map(join).collect::<anyhow::Result<Vec<_>>>()
         })?;
@@ -91,7 +90,7 @@ impl Issuer {
 }
 
 fn now_s() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "the benchmarks have no clock to hand around")]
+    #[expect(clippy::disallowed_methods, reason = "the benchmarks run on the system's clock")]
     let now = std::time::SystemTime::now();
     now.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

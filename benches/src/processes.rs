@@ -1,4 +1,4 @@
-//! Processes of a benchmark: started on free ports, measured from outside, ended with it.
+//! Processes of a benchmark: started on free ports, measured from outside, stopped at its end.
 
 use std::{
     fs::File,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// A process that ends when it is dropped.
+/// A process that is killed when it is dropped.
 pub struct Process {
     child: Child,
     name: String,
@@ -29,7 +29,7 @@ impl Process {
         Ok(Self { child, name: name.to_owned() })
     }
 
-    /// Waits until a URL is answered, whatever the answer; returns how long that took.
+    /// Waits until a URL answers with anything but a server error. Returns how long that took.
     pub async fn wait_for(&mut self, http: &reqwest::Client, url: &str) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_mins(1) {
@@ -44,7 +44,10 @@ impl Process {
         bail!("{} does not answer on {url}", self.name)
     }
 
-    /// Returns the memory that is resident, in bytes.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -52,7 +55,7 @@ impl Process {
         Ok(kibibytes * 1024)
     }
 
-    /// Asks the process to end, and waits for it.
+    /// Stops the process with SIGTERM and waits for its end.
     pub fn terminate(mut self) -> anyhow::Result<()> {
         let id = self.child.id().to_string();
         Command::new("kill").args(["-TERM", &id]).status()?;
@@ -68,14 +71,22 @@ impl Drop for Process {
     }
 }
 
-/// Finds a port that is free now.
+/// Returns a port that is free at this moment.
 pub fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// The folder of the programs, which is the one of this program.
+/// Returns the path of a program that was built together with this one.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let path = own.with_file_name(name);
     if path.exists() { Ok(path) } else { bail!("{} is missing: build it first", path.display()) }
+}
+
+/// Returns how many files this process may have open.
+pub fn open_file_limit() -> anyhow::Result<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).context("no limit of open files")?;
+    let soft = line.split_whitespace().next().context("no limit of open files")?;
+    Ok(soft.parse().unwrap_or(usize::MAX))
 }

@@ -1,12 +1,15 @@
-//! What was measured: kept as JSON, told as a table, drawn as bars.
+//! The results: stored as JSON, written as a table, drawn as bars.
 
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// One figure of the benchmarks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figure {
     pub title: String,
@@ -14,17 +17,17 @@ pub struct Figure {
     pub series: Vec<Series>,
 }
 
-/// Something that was found out, and what it should be.
+/// One measured value and its target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding {
     pub what: String,
     pub value: String,
     pub to_reach: String,
-    /// None where nothing is to be reached.
+    /// None where there is no target.
     pub reached: Option<bool>,
 }
 
-/// What each round gave.
+/// The values of all rounds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Series {
     pub name: String,
@@ -43,11 +46,12 @@ impl Series {
 }
 
 impl Finding {
-    pub fn told(what: impl Into<String>, value: impl Into<String>) -> Self {
+    /// A value without a target.
+    pub fn info(what: impl Into<String>, value: impl Into<String>) -> Self {
         Self { what: what.into(), value: value.into(), to_reach: String::new(), reached: None }
     }
 
-    /// A value that should be at least so much.
+    /// A value with a lower limit.
     pub fn at_least(what: impl Into<String>, value: f64, least: f64, unit: &str) -> Self {
         Self {
             what: what.into(),
@@ -57,7 +61,7 @@ impl Finding {
         }
     }
 
-    /// A value that should be at most so much.
+    /// A value with an upper limit.
     pub fn at_most(what: impl Into<String>, value: f64, most: f64, unit: &str) -> Self {
         Self {
             what: what.into(),
@@ -68,7 +72,6 @@ impl Finding {
     }
 }
 
-/// The median of some numbers.
 pub fn median(numbers: &[f64]) -> f64 {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -79,22 +82,22 @@ pub fn median(numbers: &[f64]) -> f64 {
     }
 }
 
-/// The median of what one series is of another, round by round.
+/// The median of the ratios of two series, round by round.
 pub fn ratio(of: &Series, to: &Series) -> f64 {
     median(&of.rounds.iter().zip(&to.rounds).map(|(of, to)| of / to).collect::<Vec<_>>())
 }
 
-/// The value below which a share of some numbers lies.
+/// The smallest value that is not exceeded by this share of the numbers, such as 0.99.
 pub fn percentile(numbers: &mut [f64], share: f64) -> f64 {
     numbers.sort_by(f64::total_cmp);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
-        reason = "a place in a list"
+        reason = "an index"
     )]
-    let place = ((numbers.len() as f64 * share).ceil() as usize).clamp(1, numbers.len().max(1)) - 1;
-    numbers.get(place).copied().unwrap_or(f64::NAN)
+    let index = ((numbers.len() as f64 * share).ceil() as usize).clamp(1, numbers.len().max(1)) - 1;
+    numbers.get(index).copied().unwrap_or(f64::NAN)
 }
 
 pub fn rounded(number: f64) -> String {
@@ -111,33 +114,40 @@ pub fn rounded(number: f64) -> String {
     }
 }
 
-/// All figures by name; what is not measured again stays.
+/// All figures by name. Those that are not measured again stay as they are.
 pub struct Report {
     figures: BTreeMap<String, Figure>,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
+    is_dry_run: bool,
 }
 
 impl Report {
-    pub fn open(folder: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+    pub fn open(folder: &Path, is_dry_run: bool) -> anyhow::Result<Self> {
         let figures = match std::fs::read(folder.join("figures.json")) {
             Ok(json) => serde_json::from_slice(&json)?,
             Err(_) => BTreeMap::new(),
         };
-        Ok(Self { figures, folder: folder.to_owned() })
+        Ok(Self { figures, folder: folder.to_owned(), is_dry_run })
     }
 
-    /// Keeps a figure and prints it.
+    /// Prints a figure and, unless this is a dry run, writes it.
     pub fn add(&mut self, name: &str, figure: Figure) -> anyhow::Result<()> {
         println!("\n{name}  {}", figure.title);
         for Finding { what, value, to_reach, reached } in &figure.findings {
             let verdict = match reached {
                 Some(true) => "  reached",
-                Some(false) => "  NOT REACHED",
+                Some(false) => "  MISSED",
                 None => "",
             };
             println!("    {what}: {value}   {to_reach}{verdict}");
         }
+        for series in &figure.series {
+            println!("    {}: {} {}", series.name, rounded(series.median()), series.unit);
+        }
+        if self.is_dry_run {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&self.folder)?;
         if !figure.series.is_empty() {
             draw(&figure, &self.folder.join(format!("{}.svg", name.to_lowercase())))?;
         }
@@ -146,19 +156,22 @@ impl Report {
         Ok(())
     }
 
-    /// Writes the table into a document, between the marks that it has for it.
+    /// Writes the table into a document, between its two markers.
     pub fn write_table(&self, document: &Path) -> anyhow::Result<()> {
         const BEGIN: &str = "<!-- figures: begin -->";
         const END: &str = "<!-- figures: end -->";
+        if self.is_dry_run {
+            return Ok(());
+        }
         let text = std::fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
-        let (before, rest) = text.split_once(BEGIN).context("no place for the table")?;
-        let (_, after) = rest.split_once(END).context("the place for the table has no end")?;
+        let (before, rest) = text.split_once(BEGIN).context("the document has no marker for the table")?;
+        let (_, after) = rest.split_once(END).context("the document has no second marker for the table")?;
         std::fs::write(document, format!("{before}{BEGIN}\n\n{}\n{END}{after}", self.table()))?;
         Ok(())
     }
 
     fn table(&self) -> String {
-        let mut table = String::from("| figure | what | measured | to reach | |\n|---|---|--:|--:|---|\n");
+        let mut table = String::from("| figure | what | measured | target | reached |\n|---|---|--:|--:|---|\n");
         for (name, figure) in &self.figures {
             for (index, Finding { what, value, to_reach, reached }) in figure.findings.iter().enumerate() {
                 let name = if index == 0 { format!("**{name}** {}", figure.title) } else { String::new() };
@@ -167,7 +180,7 @@ impl Report {
                     Some(false) => "**no**",
                     None => "",
                 };
-                // Writing into a text cannot fail.
+                // Writing to a string cannot fail.
                 let _ = writeln!(table, "| {name} | {what} | {value} | {to_reach} | {verdict} |");
             }
         }
@@ -175,7 +188,7 @@ impl Report {
     }
 }
 
-/// Draws a bar for the median of each series, and a line from the least round to the greatest.
+/// Draws a bar for the median of each series, and a line from its smallest to its largest round.
 fn draw(figure: &Figure, path: &Path) -> anyhow::Result<()> {
     let units: Vec<_> = figure.series.iter().fold(Vec::new(), |mut units: Vec<&str>, series| {
         if !units.contains(&series.unit.as_str()) {
@@ -200,10 +213,10 @@ fn draw(figure: &Figure, path: &Path) -> anyhow::Result<()> {
         ))?;
         y += row_height;
         for series in of_unit {
-            #[expect(clippy::cast_possible_truncation, reason = "a place in a picture")]
+            #[expect(clippy::cast_possible_truncation, reason = "a coordinate")]
             let at = |value: f64| bar_x + (value / most * bar_width) as i32;
-            let ours = series.name.starts_with("ours");
-            let color = if ours { RGBColor(37, 99, 235) } else { RGBColor(148, 163, 184) };
+            let is_service = series.name.starts_with("service");
+            let color = if is_service { RGBColor(37, 99, 235) } else { RGBColor(148, 163, 184) };
             let median = series.median();
             root.draw(&Rectangle::new([(bar_x, y + 3), (at(median), y + row_height - 6)], color.filled()))?;
             let least = series.rounds.iter().copied().fold(f64::INFINITY, f64::min);

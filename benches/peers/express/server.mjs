@@ -1,5 +1,5 @@
-// A token server as Microsoft's documentation recommends to build one: a trusted service that checks the user's login,
-// keeps one ACS identity for each user, and asks ACS for a token at each request.
+// A token server as Microsoft's documentation recommends to build one: a trusted service that checks the user's sign-in token,
+// stores one ACS identity for each user, and asks ACS for a token at each request.
 import { CommunicationIdentityClient } from "@azure/communication-identity";
 import { AzureKeyCredential } from "@azure/core-auth";
 import express from "express";
@@ -18,10 +18,10 @@ const acs = new CommunicationIdentityClient(ACS_ENDPOINT, new AzureKeyCredential
 const keys = createRemoteJWKSet(new URL(JWKS_URL));
 
 async function authenticate(request, response, next) {
-  const [scheme, login] = (request.headers.authorization ?? "").split(" ");
-  if (scheme !== "Bearer" || !login) return response.status(401).json({ code: "missing_credentials" });
+  const [scheme, token] = (request.headers.authorization ?? "").split(" ");
+  if (scheme !== "Bearer" || !token) return response.status(401).json({ code: "missing_credentials" });
   try {
-    const { payload } = await jwtVerify(login, keys, { issuer: ISSUER, audience: AUDIENCE });
+    const { payload } = await jwtVerify(token, keys, { issuer: ISSUER, audience: AUDIENCE });
     request.subject = payload.sub;
   } catch {
     return response.status(401).json({ code: "invalid_token" });

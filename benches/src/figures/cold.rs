@@ -1,132 +1,130 @@
-//! P2: a mint for each request, against the peer, and against the same call to ACS without us.
+//! P2: a token is minted for each request. Against the cold ceiling, the Express server and the signed call alone.
 
-use std::time::{Duration, Instant};
-
-use acs_token_vendor::{
-    acs,
-    domain::{
-        clock::Clock,
-        scope::{Scope, Scopes},
-        token::Lifetime,
-        user::AcsId,
-    },
+use std::{
+    future::Future,
+    time::{Duration, Instant},
 };
-use anyhow::{Context, bail};
+
+use anyhow::{Context, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jsonwebtoken::Algorithm;
 
+use super::{against_compared_build, ceiling_database};
 use crate::{
-    Effort, load,
-    report::{Figure, Finding, Series, median, percentile, ratio},
-    world::{ACCESS_KEY, NO_QUOTA, Setup, World, subjects},
+    Effort,
+    acs::Acs,
+    environment::{ACCESS_KEY, Environment, NO_QUOTA, Setup, subjects},
+    load::{self, Rounds, Target},
+    report::{Figure, Finding, Series, percentile, ratio},
 };
 
 const USERS: usize = 2_000;
 const CONNECTIONS: usize = 32;
-/// How far away ACS is when the time that we add is measured.
+/// The emulator's delay while the added time is measured.
 const DELAY_MS: u64 = 20;
 const CALLS: usize = 400;
-const AT_ONCE: usize = 4;
+const CONCURRENCY: usize = 4;
 
-pub async fn measure(world: &World, effort: Effort) -> anyhow::Result<Figure> {
-    let emulator = world.emulator("p2-emulator", &["--no-limits"]).await?;
-    let database = world.database("bench_p2").await?;
-    let setup = Setup { database: &database, emulator: &emulator.url, reuse: false, more: NO_QUOTA };
-    let ours = world.service("p2-postgres", &setup).await?;
-    let sqlite_database = world.sqlite("p2");
-    let sqlite = world.service("p2-sqlite", &Setup { database: &sqlite_database, ..setup.clone() }).await?;
-    let peer = world.peer(&world.database("bench_p2_peer").await?, &emulator.url).await?;
-    let logins = world.issuer.logins(Algorithm::RS256, &subjects(USERS))?;
-    for url in [&ours.url, &sqlite.url, &peer.url] {
-        load::once_each(&world.http, url, &logins).await?;
-    }
-    let file = world.write_logins("p2-logins", &logins)?;
+pub async fn measure(environment: &Environment, effort: Effort) -> anyhow::Result<Figure> {
+    let emulator = environment.emulator("p2-emulator", &["--no-limits"]).await?;
+    let subject_tokens = environment.issuer.sign_in_tokens(Algorithm::RS256, &subjects(USERS))?;
+    let setup = Setup { database: "", emulator: &emulator.url, caches: false, more: NO_QUOTA };
 
-    let targets = [("ours, Postgres", &ours.url), ("ours, SQLite", &sqlite.url), ("peer", &peer.url)];
-    let mut rates = vec![Vec::new(); targets.len()];
-    for round in 0..=effort.rounds {
-        for step in 0..targets.len() {
-            let target = (round + step) % targets.len();
-            let seen = load::wrk(targets[target].1, &file, round * 331, CONNECTIONS, effort.time).await?;
-            if round > 0 {
-                rates[target].push(seen.per_second);
-            }
-        }
+    let sqlite = environment.sqlite("p2");
+    let sqlite = environment.service("p2-sqlite", &Setup { database: &sqlite, ..setup.clone() }).await?;
+    let express = environment.express(&environment.database("bench_p2_express").await?, &emulator.url).await?;
+    let mut services = Vec::new();
+    for build in environment.builds() {
+        let name = format!("p2-{}", build.name);
+        let database = environment.database(&format!("bench_{name}")).await?;
+        services.push(environment.service_of(build, &name, &Setup { database: &database, ..setup.clone() }).await?);
+        load::once_each(&environment.http, &services[services.len() - 1].url, &subject_tokens).await?;
     }
-    let mut series: Vec<_> =
-        targets.iter().zip(rates).map(|((name, _), rates)| Series::new(*name, "requests/s", rates)).collect();
-    let mut findings = vec![
-        Finding::told("requests/s, ours on Postgres", format!("{:.0}", series[0].median())),
-        Finding::at_least("requests/s, of the peer's", ratio(&series[0], &series[2]), 3.0, "×"),
-        Finding::told("requests/s on SQLite, of the peer's", format!("{:.2} ×", ratio(&series[1], &series[2]))),
+    load::once_each(&environment.http, &express.url, &subject_tokens).await?;
+    let sample = load::once_each(&environment.http, &sqlite.url, &subject_tokens).await?;
+    let token = sample["token"].as_str().context("no token")?;
+    let identity = sample["user"]["communicationUserId"].as_str().context("no identity")?;
+    let ceiling = ceiling_database(environment, "bench_p2_ceiling", USERS, identity, token).await?;
+    let ceiling = environment.cold_ceiling(&ceiling, &emulator.url).await?;
+
+    let file = environment.write_tokens("p2-tokens", &subject_tokens)?;
+    let mut targets = vec![
+        Target::new("ceiling", &ceiling.url, &file),
+        Target::new("Express", &express.url, &file),
+        Target::new("service, SQLite", &sqlite.url, &file),
     ];
+    for (build, service) in environment.builds().iter().zip(&services) {
+        targets.push(Target::new(format!("{}, Postgres", build.name), &service.url, &file));
+    }
+    let results = load::in_turn(&targets, CONNECTIONS, effort).await?;
+    let rate: Vec<_> = results.iter().map(Rounds::rate).collect();
+    let mut findings = vec![
+        Finding::info("requests/s on Postgres", format!("{:.0}", rate[3].median())),
+        Finding::at_least("requests/s ÷ ceiling's", ratio(&rate[3], &rate[0]), 0.85, "×"),
+        Finding::info("requests/s ÷ Express's", format!("{:.2} ×", ratio(&rate[3], &rate[1]))),
+        Finding::info("requests/s on SQLite ÷ Express's", format!("{:.2} ×", ratio(&rate[2], &rate[1]))),
+    ];
+    findings.extend(against_compared_build("requests/s", &rate[3], rate.get(4)));
 
-    world.delay(&emulator.url, DELAY_MS).await?;
-    let direct = Direct::new(world, &emulator.url).await?;
-    let (mut p50, mut p99) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    environment.delay(&emulator.url, DELAY_MS).await?;
+    let acs = Acs::new(environment.http.clone(), &emulator.url, ACCESS_KEY)?;
+    let mut servers = vec![("ceiling", &ceiling.url)];
+    servers.extend(environment.builds().iter().zip(&services).map(|(build, service)| (build.name, &service.url)));
+    let mut added = vec![(Vec::new(), Vec::new()); servers.len()];
     for round in 0..=effort.rounds {
-        let mut times = [direct.times().await?, through_us(world, &ours.url, &logins[round * 97..]).await?];
-        if round > 0 {
-            for (index, times) in times.iter_mut().enumerate() {
-                p50[index].push(percentile(times, 0.50));
-                p99[index].push(percentile(times, 0.99));
+        let mut direct = times(|_| async { acs.issue(identity).await.map(drop) }).await?;
+        for step in 0..servers.len() {
+            let server = (round + step) % servers.len();
+            let url = servers[server].1;
+            let tokens = subject_tokens.iter().cycle().skip(round * CALLS);
+            let tokens: Vec<_> = tokens.take(CALLS).collect();
+            let mut through = times(|call| request(environment, url, tokens[call])).await?;
+            if round > 0 {
+                added[server].0.push(percentile(&mut through, 0.50) - percentile(&mut direct, 0.50));
+                added[server].1.push(percentile(&mut through, 0.99) - percentile(&mut direct, 0.99));
             }
         }
     }
-    let added =
-        |of: &[Vec<f64>; 2]| median(&of[1].iter().zip(&of[0]).map(|(ours, direct)| ours - direct).collect::<Vec<_>>());
-    findings.push(Finding::at_most(format!("added to a direct call of {DELAY_MS} ms, p50"), added(&p50), 1.0, "ms"));
-    findings.push(Finding::at_most(format!("added to a direct call of {DELAY_MS} ms, p99"), added(&p99), 3.0, "ms"));
-    for (name, of) in [("p50 ms", p50), ("p99 ms", p99)] {
-        let [direct, ours] = of;
-        series.push(Series::new("ours, through the service", name, ours));
-        series.push(Series::new("direct signed call", name, direct));
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    for ((name, _), (at_50, at_99)) in servers.iter().zip(added) {
+        p50.push(Series::new(*name, "ms added, p50", at_50));
+        p99.push(Series::new(*name, "ms added, p99", at_99));
     }
-    let title = format!("cold `POST /token`: a mint each time, {CONNECTIONS} connections, {USERS} users");
-    Ok(Figure { title, findings, series })
+    let info = |what: &str, series: &Series| {
+        Finding::info(format!("{what} added to the call alone"), format!("{:.2} ms", series.median()))
+    };
+    findings.extend([
+        info("p50 of the service,", &p50[1]),
+        info("p50 of the ceiling,", &p50[0]),
+        Finding::at_most("p50 added ÷ ceiling's", ratio(&p50[1], &p50[0]), 1.2, "×"),
+        info("p99 of the service,", &p99[1]),
+        info("p99 of the ceiling,", &p99[0]),
+    ]);
+    findings.extend(against_compared_build("p50 added", &p50[1], p50.get(2)));
+    let title = format!(
+        "cold `POST /token`: each request mints, {CONNECTIONS} connections, {USERS} users; time added to a call of {DELAY_MS} ms"
+    );
+    Ok(Figure { title, findings, series: [rate, p50, p99].concat() })
 }
 
-/// Signed calls to the emulator without a service between.
-struct Direct {
-    client: acs::Client,
-    scopes: Scopes,
-    id: AcsId,
-}
-
-impl Direct {
-    async fn new(world: &World, emulator: &str) -> anyhow::Result<Self> {
-        let connection = format!("endpoint={emulator};accesskey={ACCESS_KEY}").parse()?;
-        let client = acs::Client::new(world.http.clone(), connection, &acs::Settings::default(), Clock::default());
-        let id = client.create().await?;
-        Ok(Self { client, scopes: [Scope::Chat, Scope::Voip].into_iter().collect(), id })
-    }
-
-    async fn times(&self) -> anyhow::Result<Vec<f64>> {
-        let call = |_| async {
-            let begun = Instant::now();
-            self.client.issue(&self.id, &self.scopes, Lifetime::HOUR).await?;
-            Ok(milliseconds(begun.elapsed()))
-        };
-        stream::iter((0..CALLS).map(call)).buffer_unordered(AT_ONCE).try_collect().await
-    }
-}
-
-async fn through_us(world: &World, url: &str, logins: &[String]) -> anyhow::Result<Vec<f64>> {
-    let url = format!("{url}/token");
-    let call = |login: &String| {
-        let request = world.http.post(&url).bearer_auth(login);
+/// Makes calls, a few at once, and returns how many milliseconds each took.
+async fn times<F: Future<Output = anyhow::Result<()>>>(call: impl Fn(usize) -> F) -> anyhow::Result<Vec<f64>> {
+    let timed = |number| {
+        let call = call(number);
         async move {
             let begun = Instant::now();
-            let answer = request.send().await?;
-            if !answer.status().is_success() {
-                bail!("{} instead of a token", answer.status());
-            }
-            answer.bytes().await?;
+            call.await?;
             Ok(milliseconds(begun.elapsed()))
         }
     };
-    let logins = logins.get(..CALLS).context("too few logins")?;
-    stream::iter(logins.iter().map(call)).buffer_unordered(AT_ONCE).try_collect().await
+    stream::iter((0..CALLS).map(timed)).buffer_unordered(CONCURRENCY).try_collect().await
+}
+
+async fn request(environment: &Environment, url: &str, token: &str) -> anyhow::Result<()> {
+    let answer = environment.http.post(format!("{url}/token")).bearer_auth(token).send().await?;
+    ensure!(answer.status().is_success(), "{} instead of a token", answer.status());
+    answer.bytes().await?;
+    Ok(())
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -1,4 +1,4 @@
-//! P7: ten times the load that a replica allows, for half a minute.
+//! P7: ten times the load that a replica can serve, for half a minute.
 
 use std::{
     sync::{
@@ -14,37 +14,37 @@ use reqwest::StatusCode;
 
 use super::memory::megabytes;
 use crate::{
+    environment::{Environment, NO_QUOTA, OPS_KEY, Setup, subjects},
     load,
     report::{Figure, Finding, Series, percentile},
-    world::{NO_QUOTA, OPS_KEY, Setup, World, subjects},
 };
 
 const USERS: usize = 5_000;
-/// So few places that ACS's delay, not the processor, bounds what is allowed.
-const PLACES: usize = 4;
+/// The concurrency limit: so low that ACS's delay bounds the rate, not the processor.
+const MAX_IN_FLIGHT: usize = 4;
 const DELAY_MS: u64 = 20;
 const PEAK_TIME: Duration = Duration::from_secs(10);
 const OVERLOAD_TIME: Duration = Duration::from_secs(30);
 
-pub async fn measure(world: &World) -> anyhow::Result<Figure> {
-    let emulator = world.emulator("p7-emulator", &["--no-limits"]).await?;
-    let database = world.database("bench_p7").await?;
-    let more = format!("[server]\nmax_in_flight = {PLACES}\n{NO_QUOTA}");
-    let setup = Setup { database: &database, emulator: &emulator.url, reuse: false, more: &more };
-    let service = world.service("p7", &setup).await?;
-    let logins = Arc::new(world.issuer.logins(Algorithm::ES256, &subjects(USERS))?);
-    for login in &logins[..200] {
-        load::once_each(&world.http, &service.url, std::slice::from_ref(login)).await?;
+pub async fn measure(environment: &Environment) -> anyhow::Result<Figure> {
+    let emulator = environment.emulator("p7-emulator", &["--no-limits"]).await?;
+    let database = environment.database("bench_p7").await?;
+    let more = format!("[server]\nmax_in_flight = {MAX_IN_FLIGHT}\n{NO_QUOTA}");
+    let setup = Setup { database: &database, emulator: &emulator.url, caches: false, more: &more };
+    let service = environment.service("p7", &setup).await?;
+    let tokens = Arc::new(environment.issuer.sign_in_tokens(Algorithm::ES256, &subjects(USERS))?);
+    for token in &tokens[..200] {
+        load::once_each(&environment.http, &service.url, std::slice::from_ref(token)).await?;
     }
-    world.delay(&emulator.url, DELAY_MS).await?;
+    environment.delay(&emulator.url, DELAY_MS).await?;
 
-    let file = world.write_logins("p7-logins", &logins[..200])?;
-    let peak = load::wrk(&service.url, &file, 0, PLACES, PEAK_TIME).await?.per_second;
+    let file = environment.write_tokens("p7-tokens", &tokens[..200])?;
+    let peak = load::wrk(&service.url, &file, 0, MAX_IN_FLIGHT, PEAK_TIME).await?.per_second;
 
     let url: Arc<str> = format!("{}/token", service.url).into();
     let (good, refused, other) = (Counter::default(), Counter::default(), Counter::default());
     let stop = Arc::new(AtomicBool::new(false));
-    let operator = tokio::spawn(revoke_now_and_then(world.http.clone(), service.url.clone(), Arc::clone(&stop)));
+    let operator = tokio::spawn(revoke_repeatedly(environment.http.clone(), service.url.clone(), Arc::clone(&stop)));
     let begun = Instant::now();
     let interval = Duration::from_secs_f64(1.0 / (10.0 * peak));
     let mut ticks = tokio::time::interval(interval);
@@ -52,10 +52,10 @@ pub async fn measure(world: &World) -> anyhow::Result<Figure> {
     let (mut sent, mut greatest) = (0_usize, 0_u64);
     while begun.elapsed() < OVERLOAD_TIME {
         ticks.tick().await;
-        let (http, url, login) = (world.http.clone(), Arc::clone(&url), logins[sent % 200].clone());
+        let (http, url, token) = (environment.http.clone(), Arc::clone(&url), tokens[sent % 200].clone());
         let (good, refused, other) = (good.clone(), refused.clone(), other.clone());
         tokio::spawn(async move {
-            match http.post(&*url).bearer_auth(login).send().await {
+            match http.post(&*url).bearer_auth(token).send().await {
                 Ok(answer) if answer.status() == StatusCode::OK => good.add(),
                 Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => refused.add(),
                 _ => other.add(),
@@ -68,10 +68,10 @@ pub async fn measure(world: &World) -> anyhow::Result<Figure> {
     }
     let goodput = good.count() / begun.elapsed().as_secs_f64();
     let offered = f64::from(u32::try_from(sent)?) / begun.elapsed().as_secs_f64();
-    // Calm again: how long until somebody is served?
+    // The overload is over: how long until a request is served?
     let calm = Instant::now();
-    while world.http.post(&*url).bearer_auth(&logins[300]).send().await?.status() != StatusCode::OK {
-        ensure!(calm.elapsed() < Duration::from_secs(30), "it does not recover");
+    while environment.http.post(&*url).bearer_auth(&tokens[300]).send().await?.status() != StatusCode::OK {
+        ensure!(calm.elapsed() < Duration::from_secs(30), "the service does not recover");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let recovery = calm.elapsed().as_secs_f64();
@@ -79,24 +79,28 @@ pub async fn measure(world: &World) -> anyhow::Result<Figure> {
     let mut revocations = operator.await??;
 
     let findings = vec![
-        Finding::told("offered, of the peak", format!("{:.1} ×", offered / peak)),
-        Finding::at_least("goodput, of the peak", goodput / peak, 0.9, "×"),
-        Finding::at_most("operators' revoke, the slowest", percentile(&mut revocations, 1.0), 1.0, "s"),
-        Finding::told("refused, and failed otherwise", format!("{:.0}, {:.0}", refused.count(), other.count())),
-        Finding::told("resident, the greatest", format!("{:.1} MB", megabytes(greatest))),
-        Finding::at_most("served again after", recovery, 1.0, "s"),
+        Finding::info("offered ÷ peak", format!("{:.1} ×", offered / peak)),
+        Finding::at_least("goodput ÷ peak", goodput / peak, 0.9, "×"),
+        Finding::at_most("slowest revoke of an operator", percentile(&mut revocations, 1.0), 1.0, "s"),
+        Finding::info("refused with 503, failed otherwise", format!("{:.0}, {:.0}", refused.count(), other.count())),
+        Finding::info("resident, greatest", format!("{:.1} MB", megabytes(greatest))),
+        Finding::at_most("served again after the overload", recovery, 1.0, "s"),
     ];
     let series = vec![
-        Series::new("ours, at its peak", "requests/s", vec![peak]),
-        Series::new("ours, goodput under overload", "requests/s", vec![goodput]),
+        Series::new("service, peak", "requests/s", vec![peak]),
+        Series::new("service, goodput under overload", "requests/s", vec![goodput]),
         Series::new("offered under overload", "requests/s", vec![offered]),
     ];
     let seconds = OVERLOAD_TIME.as_secs();
-    Ok(Figure { title: format!("ten times the load that {PLACES} places allow, for {seconds} s"), findings, series })
+    Ok(Figure {
+        title: format!("ten times the load that {MAX_IN_FLIGHT} requests at once allow, for {seconds} s"),
+        findings,
+        series,
+    })
 }
 
-/// Revokes users who never had a token, so that what is measured is getting through, not ACS's delay.
-async fn revoke_now_and_then(http: reqwest::Client, url: String, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<f64>> {
+/// Revokes users without tokens, so that only the way through the service is measured and not ACS's delay.
+async fn revoke_repeatedly(http: reqwest::Client, url: String, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<f64>> {
     let mut times = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();

@@ -1,91 +1,81 @@
-//! P1: tokens that are there already, against the ceiling and the peer.
+//! P1: cached tokens, against the warm ceiling and the Express server.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use jsonwebtoken::Algorithm;
 
-use super::{ceiling_database, execute};
+use super::{against_compared_build, ceiling_database, execute};
 use crate::{
-    Effort, load,
-    report::{Figure, Finding, Series, ratio},
-    world::{NO_QUOTA, Setup, World, subjects},
+    Effort,
+    environment::{Environment, NO_QUOTA, Setup, subjects},
+    load::{self, Rounds, Target},
+    report::{Figure, Finding, ratio},
 };
 
 const USERS: usize = 10_000;
 const CONNECTIONS: usize = 32;
 
-pub async fn measure(world: &World, effort: Effort) -> anyhow::Result<Figure> {
-    let subjects = subjects(USERS);
-    let emulator = world.emulator("p1-emulator", &["--no-limits"]).await?;
-    let (postgres, sqlite) = (world.database("bench_p1").await?, world.sqlite("p1"));
-    let setup = Setup { database: &postgres, emulator: &emulator.url, reuse: true, more: NO_QUOTA };
-    let on_postgres = world.service("p1-postgres", &setup).await?;
-    let on_sqlite = world.service("p1-sqlite", &Setup { database: &sqlite, ..setup.clone() }).await?;
-    let peer_database = world.database("bench_peer").await?;
-    let peer = world.peer(&peer_database, &emulator.url).await?;
+pub async fn measure(environment: &Environment, effort: Effort) -> anyhow::Result<Figure> {
+    let http = &environment.http;
+    let emulator = environment.emulator("p1-emulator", &["--no-limits"]).await?;
+    let es256 = environment.issuer.sign_in_tokens(Algorithm::ES256, &subjects(USERS))?;
+    let setup = Setup { database: "", emulator: &emulator.url, caches: true, more: NO_QUOTA };
 
-    let es256 = world.issuer.logins(Algorithm::ES256, &subjects)?;
-    let sample = load::once_each(&world.http, &on_postgres.url, &es256).await?;
-    load::once_each(&world.http, &on_sqlite.url, &es256).await?;
-    load::once_each(&world.http, &peer.url, &es256).await?;
-    execute(&postgres, "VACUUM ANALYZE").await?;
+    let sqlite = environment.sqlite("p1");
+    let sqlite = environment.service("p1-sqlite", &Setup { database: &sqlite, ..setup.clone() }).await?;
+    let express = environment.express(&environment.database("bench_p1_express").await?, &emulator.url).await?;
+    let mut services = Vec::new();
+    for build in environment.builds() {
+        let name = format!("p1-{}", build.name);
+        let database = environment.database(&format!("bench_{name}")).await?;
+        services.push(environment.service_of(build, &name, &Setup { database: &database, ..setup.clone() }).await?);
+        load::once_each(http, &services[services.len() - 1].url, &es256).await?;
+        execute(&database, "VACUUM ANALYZE").await?;
+    }
+    load::once_each(http, &express.url, &es256).await?;
+    let sample = load::once_each(http, &sqlite.url, &es256).await?;
     let token = sample["token"].as_str().context("no token")?;
-    let ceiling = world.ceiling("p1-ceiling", &ceiling_database(world, USERS, token).await?).await?;
-    let minted = world.stats(&emulator.url).await?;
+    let identity = sample["user"]["communicationUserId"].as_str().context("no identity")?;
+    let ceiling = ceiling_database(environment, "bench_p1_ceiling", USERS, identity, token).await?;
+    let ceiling = environment.warm_ceiling(&ceiling, None).await?;
+    let identities = environment.stats(&emulator.url).await?["identities"].clone();
 
-    let targets = [
-        ("ours, Postgres", on_postgres.url.as_str()),
-        ("ceiling", &ceiling.url),
-        ("ours, SQLite", &on_sqlite.url),
-        ("peer", &peer.url),
-    ];
     let mut figure = Figure {
         title: format!("warm `POST /token`, {CONNECTIONS} connections, {USERS} users"),
         findings: Vec::new(),
         series: Vec::new(),
     };
     for algorithm in [Algorithm::RS256, Algorithm::ES256] {
-        let logins = match algorithm {
+        let tokens = match algorithm {
             Algorithm::ES256 => es256.clone(),
-            other => world.issuer.logins(other, &subjects)?,
+            other => environment.issuer.sign_in_tokens(other, &subjects(USERS))?,
         };
-        let logins = world.write_logins("p1-logins", &logins)?;
-        let mut seen: Vec<Vec<load::Seen>> = vec![Vec::new(); targets.len()];
-        for round in 0..=effort.rounds {
-            for step in 0..targets.len() {
-                // Another one begins in each round, and the first round only warms up.
-                let target = (round + step) % targets.len();
-                let from = round * 7919;
-                let result = load::wrk(targets[target].1, &logins, from, CONNECTIONS, effort.time).await?;
-                if round > 0 {
-                    seen[target].push(result);
-                }
-            }
+        let tokens = environment.write_tokens("p1-tokens", &tokens)?;
+        let target = |name: &str, url: &str| Target::new(format!("{name}, {algorithm:?}"), url, &tokens);
+        let mut targets = vec![
+            target("ceiling", &ceiling.url),
+            target("Express", &express.url),
+            target("service, SQLite", &sqlite.url),
+        ];
+        for (build, service) in environment.builds().iter().zip(&services) {
+            targets.push(target(&format!("{}, Postgres", build.name), &service.url));
         }
-        let series = |unit: &str, value: fn(&load::Seen) -> f64| -> Vec<Series> {
-            let named = targets.iter().zip(&seen);
-            named
-                .map(|((name, _), seen)| {
-                    Series::new(format!("{name}, {algorithm:?}"), unit, seen.iter().map(value).collect())
-                })
-                .collect()
-        };
-        let rate = series("requests/s", |seen| seen.per_second);
-        let p99 = series("p99 ms", |seen| seen.p99_us / 1000.0);
+        let results = load::in_turn(&targets, CONNECTIONS, effort).await?;
+        let rate: Vec<_> = results.iter().map(Rounds::rate).collect();
+        let p99: Vec<_> = results.iter().map(Rounds::p99).collect();
         let what = |text: &str| format!("{algorithm:?}: {text}");
         figure.findings.extend([
-            Finding::told(what("requests/s, ours on Postgres"), format!("{:.0}", rate[0].median())),
-            Finding::at_least(what("requests/s, of the ceiling's"), ratio(&rate[0], &rate[1]), 0.80, "×"),
-            Finding::at_least(what("requests/s, of the peer's"), ratio(&rate[0], &rate[3]), 8.0, "×"),
-            Finding::at_most(what("p99, of the ceiling's"), ratio(&p99[0], &p99[1]), 1.5, "×"),
-            Finding::told(
-                what("requests/s on SQLite, of the ceiling's"),
-                format!("{:.2} ×", ratio(&rate[2], &rate[1])),
-            ),
+            Finding::info(what("requests/s on Postgres"), format!("{:.0}", rate[3].median())),
+            Finding::at_least(what("requests/s ÷ ceiling's"), ratio(&rate[3], &rate[0]), 0.90, "×"),
+            Finding::at_most(what("p99 ÷ ceiling's"), ratio(&p99[3], &p99[0]), 1.25, "×"),
+            Finding::at_least(what("requests/s ÷ Express's"), ratio(&rate[3], &rate[1]), 8.0, "×"),
+            Finding::info(what("requests/s on SQLite ÷ ceiling's"), format!("{:.2} ×", ratio(&rate[2], &rate[0]))),
         ]);
+        figure.findings.extend(against_compared_build(&what("requests/s"), &rate[3], rate.get(4)));
+        figure.findings.extend(against_compared_build(&what("p99"), &p99[3], p99.get(4)));
         figure.series.extend(rate);
         figure.series.extend(p99);
     }
-    let after = world.stats(&emulator.url).await?;
-    anyhow::ensure!(minted["calls"]["create"] == after["calls"]["create"], "somebody was new, so it was not warm");
+    let after = environment.stats(&emulator.url).await?["identities"].clone();
+    ensure!(identities == after, "an identity was created, so the load was not warm");
     Ok(figure)
 }
