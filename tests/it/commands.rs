@@ -15,8 +15,8 @@ async fn dev_issues_a_token_and_keeps_the_identity_over_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let first = dev(&folder);
     let url = first.url("service");
-    let sign_in = sign_in(&url, json!({"user": "alice"})).await;
-    let answer = token(&url, &sign_in).await;
+    let subject_token = sign_in(&url, json!({"user": "alice"})).await;
+    let answer = token(&url, &subject_token).await;
     let introspect = format!("{}/_emulator/introspect", first.url("emulator"));
     let seen: Value =
         client().post(introspect).json(&json!({"token": answer.token()})).send().await.unwrap().json().await.unwrap();
@@ -147,8 +147,8 @@ async fn the_parts_of_dev_work_as_separate_processes() {
     };
     let service = Running { child: serve(Stdio::null()), said: Vec::new() };
     eventually(async || run(&["healthcheck"], &[("VENDOR__ADMIN__LISTEN", &admin)]).0.then_some(())).await;
-    let sign_in = sign_in(&issuer_url, json!({"user": "alice"})).await;
-    token(&format!("http://{listen}"), &sign_in).await.token();
+    let subject_token = sign_in(&issuer_url, json!({"user": "alice"})).await;
+    token(&format!("http://{listen}"), &subject_token).await.token();
     assert!(service.terminate());
     let (good, _, complained) = run(&["healthcheck"], &[("VENDOR__ADMIN__LISTEN", &admin)]);
     assert!(!good && complained.contains("did not respond"), "{complained}");
