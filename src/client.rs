@@ -1,9 +1,10 @@
-//! Our own API as a client: what the container's health check and the operator's commands ask.
+//! The client of our own API, for the operator commands and the health check of the container.
 
-use std::{fmt::Write, io, time::Duration};
+use std::{io, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use futures_util::{Stream, TryStreamExt, stream::BoxStream};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, Response, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -17,28 +18,27 @@ use uuid::Uuid;
 
 use crate::api::ProblemDocument;
 
-/// How long an answer may take: longer than the service waits for ACS before it answers 202.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Longer than the service waits for ACS before it answers 202.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The longest line of an answer.
+/// The longest line of a response.
 const MAX_LINE_BYTES: usize = 64 * 1024;
+/// All but the characters that RFC 3986 section 2.3 calls unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Asks a replica whether it is ready.
-///
-/// # Errors
-/// When nobody answers within two seconds, or the answer is no.
-pub async fn check_ready(http: &reqwest::Client, admin: std::net::SocketAddr) -> anyhow::Result<()> {
+/// Checks whether the service on this machine is ready.
+pub(crate) async fn check_ready(http: &reqwest::Client, admin: std::net::SocketAddr) -> anyhow::Result<()> {
     let url = format!("http://{admin}/readyz");
-    let answer = http.get(&url).timeout(Duration::from_secs(2)).send().await.context("no answer from the service")?;
+    let answer = http.get(&url).timeout(Duration::from_secs(2)).send().await.context("the service did not respond")?;
     ensure!(answer.status().is_success(), "the service is not ready: {url} answered {}", answer.status());
     Ok(())
 }
 
-/// A service as an operator talks to it.
+/// A client of the API for operators.
 ///
-/// Answers are JSON as it came, so that members which a newer service adds are not lost on the way to a script.
+/// It returns JSON as received, so that scripts also see members that a newer service adds.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
     authorization: header::HeaderValue,
@@ -46,56 +46,34 @@ pub struct Client {
 
 impl Client {
     /// Makes a client of the service at a URL, with an operator key.
-    ///
-    /// # Errors
-    /// When the key has characters that no key has.
-    pub fn new(http: reqwest::Client, base: Url, key: &SecretString) -> anyhow::Result<Self> {
+    pub(crate) fn new(http: reqwest::Client, base: Url, key: &SecretString) -> anyhow::Result<Self> {
         let value = format!("Bearer {}", key.expose_secret());
-        // The library's error is not told: it must never come to quote the key.
+        // The error of the library is dropped, because it could quote the key.
         let Ok(mut authorization) = header::HeaderValue::try_from(value) else {
-            bail!("the operator key has characters that no key has");
+            bail!("the operator key has invalid characters");
         };
         authorization.set_sensitive(true);
         Ok(Self { http, base, authorization })
     }
 
-    /// Reads something.
-    ///
-    /// # Errors
-    /// When nobody answers, or the answer is a problem.
-    pub async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Value> {
+    pub(crate) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Value> {
         self.answer(self.request(Method::GET, path, query)?).await
     }
 
-    /// Asks for something to be done.
-    ///
-    /// # Errors
-    /// When nobody answers, or the answer is a problem.
-    pub async fn post(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
+    pub(crate) async fn post(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
         self.write(Method::POST, path, body).await
     }
 
-    /// Says how something is to be.
-    ///
-    /// # Errors
-    /// When nobody answers, or the answer is a problem.
-    pub async fn put(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
+    pub(crate) async fn put(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
         self.write(Method::PUT, path, body).await
     }
 
-    /// Deletes something.
-    ///
-    /// # Errors
-    /// When nobody answers, or the answer is a problem.
-    pub async fn delete(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
+    pub(crate) async fn delete(&self, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
         self.write(Method::DELETE, path, body).await
     }
 
-    /// Sends lines as they come, and returns the lines of the answer as they come.
-    ///
-    /// # Errors
-    /// When nobody answers, or the answer is a problem.
-    pub async fn post_lines(
+    /// Streams lines to the service and returns the stream of its result lines.
+    pub(crate) async fn post_lines(
         &self,
         path: &[&str],
         lines: BoxStream<'static, io::Result<Vec<u8>>>,
@@ -109,14 +87,14 @@ impl Client {
         let answer = self.send(request).await?;
         if !answer.status().is_success() {
             self.read(answer).await?;
-            bail!("the service did not take the lines");
+            bail!("the service did not accept the lines");
         }
         let reader = StreamReader::new(answer.bytes_stream().map_err(|error| io::Error::other(error.without_url())));
         let lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE_BYTES));
-        Ok(lines.map_err(|error| anyhow::Error::new(error).context("the connection broke")))
+        Ok(lines.map_err(|error| anyhow::Error::new(error).context("the connection was lost")))
     }
 
-    /// A key of its own for each write, so that a proxy which sends it twice does it once.
+    /// Each write has an idempotency key, so that a proxy that repeats it has no effect.
     async fn write(&self, method: Method, path: &[&str], body: &impl Serialize) -> anyhow::Result<Value> {
         let request = self.request(method, path, &[])?.header("idempotency-key", Uuid::new_v4().to_string()).json(body);
         self.answer(request).await
@@ -125,7 +103,7 @@ impl Client {
     fn request(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<RequestBuilder> {
         let request = self.http.request(method, address(&self.base, path, query)?);
         Ok(request
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .header(header::ACCEPT, "application/json, application/problem+json")
             .header(header::AUTHORIZATION, self.authorization.clone()))
     }
@@ -139,7 +117,7 @@ impl Client {
     }
 
     fn no_answer(&self, error: reqwest::Error) -> anyhow::Error {
-        anyhow::Error::new(error.without_url()).context(format!("no answer from {}", self.base))
+        anyhow::Error::new(error.without_url()).context(format!("no response from {}", self.base))
     }
 
     async fn read(&self, answer: Response) -> anyhow::Result<Value> {
@@ -147,12 +125,15 @@ impl Client {
         let is_problem = has_type(&answer, "application/problem+json");
         let body = answer.bytes().await.map_err(|error| self.no_answer(error))?;
         if status.is_success() {
-            return serde_json::from_slice(&body)
-                .with_context(|| format!("{} answered {status} without JSON: is it this service?", self.base));
+            return serde_json::from_slice(&body).with_context(|| {
+                format!("{} answered {status} without JSON; is this the address of the service?", self.base)
+            });
         }
         match serde_json::from_slice::<ProblemDocument>(&body) {
             Ok(problem) if is_problem => bail!(describe(&problem)),
-            _ => bail!("{} answered {status} without saying why: is it this service?", self.base),
+            _ => {
+                bail!("{} answered {status} without a problem document; is this the address of the service?", self.base)
+            }
         }
     }
 }
@@ -175,33 +156,20 @@ fn has_type(answer: &Response, wanted: &str) -> bool {
     given.is_some_and(|given| given.starts_with(wanted))
 }
 
-/// Puts an address together; each part of the path stays one segment, whatever it has in it.
+/// Builds a URL; each part of the path stays one segment, whatever its characters.
 fn address(base: &Url, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Url> {
     let mut text = base.as_str().trim_end_matches('/').to_owned();
     for segment in path {
-        // A URL takes these for steps in the path even when they are encoded.
-        ensure!(!matches!(*segment, "." | ".."), "`{segment}` cannot be a part of an address");
+        // URLs treat these as relative segments even when they are encoded.
+        ensure!(!matches!(*segment, "." | ".."), "`{segment}` cannot be part of a URL");
         text.push('/');
-        text.push_str(&encode(segment));
+        text.extend(utf8_percent_encode(segment, RESERVED));
     }
     let mut url = Url::parse(&text)?;
     if !query.is_empty() {
         url.query_pairs_mut().extend_pairs(query);
     }
     Ok(url)
-}
-
-/// Encodes all but the characters that RFC 3986 section 2.3 calls unreserved.
-fn encode(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
 }
 
 #[cfg(test)]
@@ -227,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_may_live_below_a_path() {
+    fn a_service_may_be_served_below_a_path() {
         let query = [("user", "dev:a&b".to_owned())];
         assert_eq!(
             of("https://example.com/vendor/", &["audit"], &query).unwrap(),
@@ -239,13 +207,13 @@ mod tests {
     fn a_problem_is_one_line_that_cannot_drive_a_terminal() {
         let problem = ProblemDocument {
             kind: String::new(),
-            title: "There is no such thing".to_owned(),
+            title: "Not found".to_owned(),
             status: 404,
             code: "not_found".to_owned(),
             detail: Some("no user `\u{1b}[2J`\n".to_owned()),
             request_id: "r1".to_owned(),
         };
-        assert_eq!(describe(&problem), "There is no such thing (not_found): no user `\\u{1b}[2J`\\n, request r1");
+        assert_eq!(describe(&problem), "Not found (not_found): no user `\\u{1b}[2J`\\n, request r1");
     }
 
     #[test]
@@ -255,7 +223,7 @@ mod tests {
         let base = Url::parse("http://127.0.0.1").unwrap();
         let client = Client::new(http.clone(), base.clone(), &"atv_x_secret".into()).unwrap();
         assert!(!format!("{client:?}").contains("secret"));
-        let fault = Client::new(http, base, &"secret\n".into()).unwrap_err();
-        assert!(!format!("{fault:?}").contains("secret"));
+        let error = Client::new(http, base, &"secret\n".into()).unwrap_err();
+        assert!(!format!("{error:?}").contains("secret"));
     }
 }

@@ -1,14 +1,14 @@
-//! `dev`: the emulator, an issuer with real keys, and the service, all on loopback and all for real.
+//! The commands for development: the service with an ACS emulator and a mock identity provider, together or one by one.
 //!
-//! Nothing is skipped for convenience: the service checks the issuer's logins and signs its calls as anywhere else.
+//! The service takes no shortcuts here: it verifies sign-in tokens and signs its calls as in production.
 
 pub mod issuer;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use acs_emulator::{AccessKey, Emulator, cli::DEFAULT_ACCESS_KEY};
 use anyhow::Context;
-
-use acs_emulator::{self as emulator, Emulator};
+use clap::{Args, Subcommand};
 
 use crate::{
     app::{self, Listeners},
@@ -19,49 +19,63 @@ use crate::{
     shutdown::Stop,
     telemetry,
 };
-use issuer::Issuer;
+use issuer::MockIdentityProvider;
 
-pub use acs_emulator::cli::DEFAULT_ACCESS_KEY as ACCESS_KEY;
-
-/// The operator's key of `dev` where none is given: known to everybody, so good for loopback only.
+/// The default operator key of `dev`. It is public, so it must only be used on loopback.
 pub const OPS_KEY: &str = "atv_dev_not-a-secret-and-for-loopback-only";
 
-/// What `dev` is told on the command line.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Options {
-    /// Where the service listens.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
-    pub listen: SocketAddr,
-    /// Where the probes listen.
-    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
-    pub admin_listen: SocketAddr,
-    /// Where the emulator listens.
-    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
-    pub emulator_listen: SocketAddr,
-    /// The folder for the database and the issuer's key.
-    #[arg(long, default_value = ".dev", value_name = "DIR")]
-    pub data: PathBuf,
-    /// A Postgres or SQLite database instead of a SQLite file in the folder.
-    #[arg(long, value_name = "URL")]
-    pub database_url: Option<String>,
-    /// The operator's key.
-    #[arg(long, default_value = OPS_KEY, value_name = "KEY")]
-    pub ops_key: String,
-    /// A browser origin that may call the service, such as `http://localhost:5173`; may be repeated.
-    #[arg(long = "cors-origin", value_name = "ORIGIN")]
-    pub cors_origins: Vec<String>,
-    /// What is logged, such as `debug`.
-    #[arg(long, default_value = "info", value_name = "FILTER")]
-    pub log: String,
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the service with an ACS emulator and a mock identity provider, all on this machine.
+    Dev(Options),
+    /// Run only the ACS emulator.
+    Emulator(acs_emulator::cli::Options),
+    /// Run only the mock identity provider. Anyone who can reach it can sign in as any user.
+    DevIssuer(issuer::Options),
 }
 
-/// Runs everything until told to stop.
-///
-/// # Errors
-/// When a port, the folder or the database cannot be had.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+/// The options of `dev`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The address of the service.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// The address of the health checks and metrics.
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
+    admin_listen: SocketAddr,
+    /// The address of the emulator.
+    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
+    emulator_listen: SocketAddr,
+    /// The folder for the database and the identity provider's key.
+    #[arg(long, default_value = ".dev", value_name = "DIR")]
+    data: PathBuf,
+    /// A Postgres or SQLite database instead of a SQLite file in the folder.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// The operator key.
+    #[arg(long, default_value = OPS_KEY, value_name = "KEY")]
+    ops_key: String,
+    /// A browser origin that may call the service, such as `http://localhost:5173`; may be repeated.
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
+    /// The log filter, such as `debug`.
+    #[arg(long, default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+impl Command {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Dev(options) => run(options).await,
+            Self::Emulator(options) => run_emulator(options).await,
+            Self::DevIssuer(options) => issuer::run(options).await,
+        }
+    }
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.data)
-        .with_context(|| format!("cannot make the folder `{}`", options.data.display()))?;
+        .with_context(|| format!("cannot create the folder `{}`", options.data.display()))?;
     let stop = Stop::on_signals()?;
     let clock = Clock::default();
     let listeners = Listeners::bind(options.listen, options.admin_listen, None).await?;
@@ -72,39 +86,25 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         emulator: emulator_listener.local_addr()?,
     };
     let mut settings = settings(&options, &addresses)?;
-    // The emulator's tokens end with it, so what an earlier run stored must not open.
-    settings.tokens.encryption_keys = KeyRing::random().context("the system gives no randomness")?;
+    // The emulator forgets its tokens when it ends, so tokens cached by an earlier run must not decrypt.
+    settings.tokens.encryption_keys = KeyRing::random().context("no random numbers available")?;
     telemetry::init(&settings.log);
-    let issuer = Issuer::open(&options.data, issuer_url(addresses.service), clock.clone())?;
-    let app = app::build(settings, listeners, clock.clone(), issuer.router()).await?;
-    let router = emulator(ACCESS_KEY)?.router();
-    let emulator = tokio::spawn(async move { axum::serve(emulator_listener, router).await });
+    let provider = MockIdentityProvider::open(&options.data, issuer::url(addresses.service), clock.clone())?;
+    let app = app::build(settings, listeners, clock, provider.router()).await?;
+    let access_key = AccessKey::parse(DEFAULT_ACCESS_KEY)?;
+    let emulator = Emulator::new(acs_emulator::Settings::new(vec![access_key]), acs_emulator::Clock::default())?;
+    let emulator = tokio::spawn(async move { axum::serve(emulator_listener, emulator.router()).await });
     print!("{}", addresses.greeting(&options));
     let ended = app.run(stop).await;
-    // Faults may hold connections open for minutes; what the emulator still does matters to nobody now.
+    // Fault rules may keep connections open for minutes.
     emulator.abort();
     ended
 }
 
-/// Makes an emulator with one access key.
-///
-/// # Errors
-/// When the key is none.
-pub fn emulator(access_key: &str) -> anyhow::Result<Emulator> {
-    let key = emulator::AccessKey::parse(access_key).context("the access key of the emulator cannot be used")?;
-    Ok(Emulator::new(emulator::Settings::new(vec![key]), emulator::Clock::default())?)
-}
-
-/// The connection string of an emulator.
-#[must_use]
-pub fn connection_string(emulator: SocketAddr, access_key: &str) -> String {
-    format!("endpoint=http://{emulator}/;accesskey={access_key}")
-}
-
-/// The `iss` of the logins of an issuer that is served at an address.
-#[must_use]
-pub fn issuer_url(address: SocketAddr) -> String {
-    format!("http://{address}{}", issuer::BASE)
+async fn run_emulator(options: acs_emulator::cli::Options) -> anyhow::Result<()> {
+    telemetry::init(&telemetry::Settings { filter: options.log.clone(), ..telemetry::Settings::default() });
+    let stop = Stop::on_signals()?;
+    acs_emulator::cli::run(options, stop.politely.cancelled_owned()).await
 }
 
 struct Addresses {
@@ -113,7 +113,7 @@ struct Addresses {
     emulator: SocketAddr,
 }
 
-/// Writes the settings as anybody would write them, so that they go through the same checks.
+/// Writes the settings as a file, so that they go through the usual checks.
 fn settings(options: &Options, addresses: &Addresses) -> anyhow::Result<Settings> {
     let database = match &options.database_url {
         Some(url) => url.clone(),
@@ -138,32 +138,36 @@ fn settings(options: &Options, addresses: &Addresses) -> anyhow::Result<Settings
         admin = quote(&addresses.admin.to_string()),
         log = quote(&options.log),
         database = quote(&database),
-        connection = quote(&connection_string(addresses.emulator, ACCESS_KEY)),
+        connection = quote(&addresses.connection_string()),
         ops_key = quote(&operator::hash(&options.ops_key)),
         key = issuer::KEY,
-        issuer = quote(&issuer_url(addresses.service)),
+        issuer = quote(&issuer::url(addresses.service)),
         audience = quote(issuer::AUDIENCE),
     );
     Ok(config::parse(&toml)?)
 }
 
 impl Addresses {
+    fn connection_string(&self) -> String {
+        format!("endpoint=http://{}/;accesskey={DEFAULT_ACCESS_KEY}", self.emulator)
+    }
+
     fn greeting(&self, options: &Options) -> String {
         let Self { service, admin, emulator } = self;
         format!(
-            "\n  service      http://{service}        (its API for people: http://{service}/docs)\n  \
+            "\n  service      http://{service}        (API documentation: http://{service}/docs)\n  \
              probes       http://{admin}/readyz\n  \
-             emulator     http://{emulator}        (what it saw: http://{emulator}/_emulator/stats)\n  \
+             emulator     http://{emulator}        (statistics: http://{emulator}/_emulator/stats)\n  \
              data         {data}\n\n  \
-             The emulator's connection string, for an SDK or another service:\n    {connection}\n\n  \
+             Connection string of the emulator, for an SDK or another service:\n    {connection}\n\n  \
              Sign in as alice, then get a token:\n    \
-             LOGIN=$(curl -s http://{service}/dev/login -H 'content-type: application/json' -d '{{\"user\":\"alice\"}}' | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')\n    \
-             curl -s -X POST http://{service}/token -H \"authorization: Bearer $LOGIN\"\n\n  \
-             Take alice's access away, as an operator:\n    \
+             SIGN_IN=$(curl -s http://{service}/dev/login -H 'content-type: application/json' -d '{{\"user\":\"alice\"}}' | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')\n    \
+             curl -s -X POST http://{service}/token -H \"authorization: Bearer $SIGN_IN\"\n\n  \
+             Revoke alice's access, as an operator:\n    \
              curl -s -X POST http://{service}/users/dev:alice/revoke -H \"authorization: Bearer {ops_key}\"\n\n",
             data = options.data.display(),
             ops_key = options.ops_key,
-            connection = connection_string(*emulator, ACCESS_KEY),
+            connection = self.connection_string(),
         )
     }
 }

@@ -1,24 +1,28 @@
-//! Vends Azure Communication Services access tokens to an app's users, and takes them back.
+//! A token-exchange service for Azure Communication Services.
 //!
-//! `ARCHITECTURE.md` has the picture of the house; `tests/it/architecture.rs` holds the code against it.
+//! It verifies the token with which an app's user signed in at any OpenID Connect provider and returns a short-lived ACS access token.
+//! `ARCHITECTURE.md` describes the modules; `tests/it/architecture.rs` checks which of them may use which.
+//!
+//! The crate is a library only for its own tests and benchmarks: it has no stable interface.
 
 pub mod acs;
-pub mod api;
+pub(crate) mod api;
 pub mod app;
 pub mod auth;
 pub mod cli;
-pub mod client;
+pub(crate) mod client;
 pub mod config;
+#[cfg(feature = "dev")]
 pub mod dev;
 pub mod domain;
 pub mod encryption;
 pub(crate) mod error;
 pub mod http;
 pub(crate) mod jobs;
-pub mod limit;
+pub(crate) mod limit;
 pub mod metrics;
 pub mod shutdown;
 pub mod store;
-pub mod telemetry;
+pub(crate) mod telemetry;
 pub(crate) mod tokens;
 pub(crate) mod users;

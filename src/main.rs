@@ -1,10 +1,10 @@
-//! The binary: parses the command line and reports how it ended.
+//! The binary: parses the command line and reports errors.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Gives memory back that idle connections no longer need, and is faster besides (docs/performance.md).
+/// Faster than the system's allocator, and returns the memory of idle connections (docs/performance.md).
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

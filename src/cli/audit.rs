@@ -1,4 +1,4 @@
-//! `audit`: who did what, and when.
+//! `audit`: the audit log.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
@@ -7,31 +7,28 @@ use super::{
     remote::{ListArgs, Remote},
     table,
 };
-use crate::{
-    api::{AuditEvent, AuditPage},
-    config::Variables,
-};
+use crate::{api::AuditEvent, config::Variables};
 
-/// Which events.
+/// Which events to show.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// About this user: `u_…` or `<issuer key>:<subject>`.
+    /// Only events about this user: `u_…` or `<issuer key>:<subject>`.
     #[arg(long)]
     user: Option<String>,
-    /// By this one: an operator key's name or a user id.
+    /// Only events caused by this actor: the name of an operator key or a user id.
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
-    /// Of this kind, such as `access_revoked`.
+    /// Only events of this kind, such as `access_revoked`.
     #[arg(long)]
     action: Option<String>,
-    /// From this time on, RFC 3339.
+    /// Only events at or after this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     since: Option<DateTime<Utc>>,
-    /// Before this time, RFC 3339.
+    /// Only events before this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     until: Option<DateTime<Utc>>,
     #[command(flatten)]
-    extent: ListArgs,
+    list: ListArgs,
     #[command(flatten)]
     remote: Remote,
 }
@@ -46,10 +43,8 @@ pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Re
         ("since", options.since.map(exact)),
         ("until", options.until.map(exact)),
     ];
-    let answer = session.list("audit", "events", &filter, &options.extent).await?;
-    session.show(&answer, |page: &AuditPage| {
-        table::table(["AT", "ACTION", "ACTOR", "USER", "CLIENT", "REQUEST", "DETAIL"], page.events.iter().map(row))
-    })
+    let header = ["AT", "ACTION", "ACTOR", "USER", "CLIENT", "REQUEST", "DETAIL"];
+    session.show_list("audit", "events", &filter, &options.list, header, row).await
 }
 
 fn row(event: &AuditEvent) -> [String; 7] {
@@ -60,8 +55,8 @@ fn row(event: &AuditEvent) -> [String; 7] {
         event.action.clone(),
         actor,
         event.user.clone().unwrap_or_else(|| "everyone".to_owned()),
-        table::or_nothing(event.client.as_ref()),
-        table::or_nothing(event.request_id.as_ref()),
-        table::or_nothing(event.detail.as_ref()),
+        table::optional(event.client.as_ref()),
+        table::optional(event.request_id.as_ref()),
+        table::optional(event.detail.as_ref()),
     ]
 }

@@ -1,4 +1,4 @@
-//! `import` and `export`: mappings as files, CSV or JSON lines.
+//! `import` and `export`: mappings as CSV or JSON lines.
 
 use std::{
     fs::File,
@@ -24,41 +24,41 @@ use crate::{
     config::Variables,
 };
 
-/// How much is sent at once, and how many such pieces are read ahead of what the service has taken.
-const PIECE_BYTES: usize = 32 * 1024;
-const AHEAD: usize = 8;
-/// How long the service may take for the next line.
-const PATIENCE: Duration = Duration::from_mins(2);
-/// How many mappings are exported at once.
+/// The size of the chunks that are sent, and how many of them are read ahead.
+const CHUNK_BYTES: usize = 32 * 1024;
+const CHUNKS_AHEAD: usize = 8;
+/// How long the service may take for one line.
+const TIMEOUT: Duration = Duration::from_mins(2);
+/// The page size of an export.
 const PAGE: usize = 1000;
-/// The longest line that is read; the service takes shorter ones.
+/// The longest line that is read. The limit of the service is lower.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
 
-/// What to import.
+/// The file to import.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The file: CSV with a header that names `issuer`, `subject` and `communicationUserId` (or `identity`), or JSON lines
-    /// with these members; `-` for standard input.
+    /// The file: CSV with the columns `issuer`, `subject` and `communicationUserId` (or `identity`), or JSON lines with
+    /// these members; `-` for standard input.
     file: PathBuf,
-    /// The form; by the file's name where not given.
+    /// The format; by default that of the file name.
     #[arg(long, value_enum)]
-    format: Option<Form>,
-    /// Go on with this line of the file, the first being 1.
+    format: Option<Format>,
+    /// Resume with this line of the file; the first line is 1.
     #[arg(long, value_name = "N", default_value_t = 1)]
     from_line: u64,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// What to export, and where to.
+/// What to export, and to which file.
 #[derive(Debug, Args)]
 pub(super) struct ExportOptions {
-    /// The file; standard output where not given.
+    /// The file; standard output by default.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The form; by the file's name where not given, else JSON lines.
+    /// The format; by default that of the file name, or else JSON lines.
     #[arg(long, value_enum)]
-    format: Option<Form>,
+    format: Option<Format>,
     /// Only users of this issuer key.
     #[arg(long, value_name = "KEY")]
     issuer: Option<String>,
@@ -67,14 +67,14 @@ pub(super) struct ExportOptions {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
+enum Format {
     /// Comma-separated values with a header.
     Csv,
     /// A JSON object on each line.
     Jsonl,
 }
 
-impl Form {
+impl Format {
     fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "csv" => Some(Self::Csv),
@@ -85,8 +85,8 @@ impl Form {
 }
 
 pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Result<()> {
-    let form = options.format.or_else(|| Form::of(&options.file));
-    let form = form.context("the file's name ends neither in .csv nor in .jsonl: give --format")?;
+    let format = options.format.or_else(|| Format::of(&options.file));
+    let format = format.context("the file name ends neither in .csv nor in .jsonl: use --format")?;
     let is_input = options.file.as_os_str() == "-";
     let file: Box<dyn Read + Send> = if is_input {
         Box::new(io::stdin())
@@ -94,86 +94,89 @@ pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Re
         Box::new(File::open(&options.file).with_context(|| format!("cannot read `{}`", options.file.display()))?)
     };
     let session = options.remote.open(environment)?;
-    let (send, receive) = mpsc::channel(AHEAD);
+    let (send, receive) = mpsc::channel(CHUNKS_AHEAD);
     let (number, numbers) = channel();
     let from_line = options.from_line;
     let reading = tokio::task::spawn_blocking(move || {
-        let mut lines = Lines { send, number, piece: Vec::new(), from_line, bad: 0 };
-        match form {
-            Form::Csv => lines.read_csv(file),
-            Form::Jsonl => lines.read_json(BufReader::new(file)),
+        let mut lines = Lines { send, number, chunk: Vec::new(), from_line, bad: 0 };
+        match format {
+            Format::Csv => lines.read_csv(file),
+            Format::Jsonl => lines.read_json(BufReader::new(file)),
         }?;
         lines.flush();
         anyhow::Ok(lines.bad)
     });
     let body = stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
     let answers = session.client.post_lines(&["users", "import"], body.map(Ok).boxed()).await?;
-    let taken = take(answers, &numbers, from_line).await?;
+    let totals = collect(answers, &numbers, from_line).await?;
     let unread = reading.await.context("the file could not be read")??;
-    let bad = taken.bad + unread;
-    println!("{} imported, {} were so before, {bad} bad", taken.imported, taken.unchanged);
+    let bad = totals.failed + unread;
+    println!("{} imported, {} unchanged, {bad} failed", totals.imported, totals.unchanged);
     ensure!(bad == 0, "{bad} lines were not imported");
     Ok(())
 }
 
-/// What became of the lines that the service took.
+/// The results of the lines that were sent.
 #[derive(Default)]
-struct Taken {
+struct Totals {
     imported: u64,
     unchanged: u64,
-    bad: u64,
+    failed: u64,
 }
 
-async fn take(
+async fn collect(
     answers: impl futures_util::Stream<Item = anyhow::Result<String>>,
     numbers: &Receiver<u64>,
     from_line: u64,
-) -> anyhow::Result<Taken> {
+) -> anyhow::Result<Totals> {
     let mut answers = std::pin::pin!(answers);
-    let mut taken = Taken::default();
+    let mut totals = Totals::default();
     let mut last = from_line.saturating_sub(1);
     let bar = ProgressBar::new_spinner();
     let style = ProgressStyle::with_template("{pos} lines, {per_sec}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     loop {
-        let go_on = || format!("stopped; what was told is done, go on with --from-line {}", last + 1);
-        let answer = timeout(PATIENCE, answers.next()).await.context("the service says nothing").with_context(go_on)?;
+        let resume =
+            || format!("import interrupted; all lines before {0} are done. Resume with --from-line {0}", last + 1);
+        let answer =
+            timeout(TIMEOUT, answers.next()).await.context("timed out waiting for the service").with_context(resume)?;
         let Some(answer) = answer else { break };
-        let answer = answer.with_context(go_on)?;
+        let answer = answer.with_context(resume)?;
         let answer: ImportLineResult =
-            serde_json::from_str(&answer).context("the answer cannot be understood").with_context(go_on)?;
+            serde_json::from_str(&answer).context("unexpected response").with_context(resume)?;
         let number = numbers.recv().unwrap_or(answer.line);
         match answer.result {
-            ImportResult::Imported => taken.imported += 1,
-            ImportResult::Unchanged => taken.unchanged += 1,
+            ImportResult::Imported => totals.imported += 1,
+            ImportResult::Unchanged => totals.unchanged += 1,
             ImportResult::Conflict | ImportResult::Invalid => {
-                taken.bad += 1;
-                tell(&bar, number, &answer.detail.unwrap_or_default());
+                totals.failed += 1;
+                report(&bar, number, &answer.detail.unwrap_or_default());
             }
             ImportResult::Failed => {
-                bail!(go_on() + ": " + &answer.detail.unwrap_or_default());
+                let detail = table::printable(&answer.detail.unwrap_or_default());
+                bail!("{}: {detail}", resume());
             }
         }
         last = number;
         bar.inc(1);
     }
     bar.finish_and_clear();
-    // The file's reader is gone by now; a line that was sent and not answered means that the service stopped early.
-    ensure!(numbers.recv().is_err(), "the service stopped early; go on with --from-line {}", last + 1);
-    Ok(taken)
+    // A line that was sent but not answered means that the service stopped early.
+    ensure!(numbers.recv().is_err(), "the service stopped early. Resume with --from-line {}", last + 1);
+    Ok(totals)
 }
 
-fn tell(bar: &ProgressBar, line: u64, what: &str) {
+fn report(bar: &ProgressBar, line: u64, what: &str) {
     bar.suspend(|| eprintln!("line {line}: {}", table::printable(what)));
 }
 
-/// The lines of a file on their way to the service.
+/// Reads the lines of a file and sends them to the service.
 struct Lines {
     send: mpsc::Sender<Vec<u8>>,
-    /// The place in the file of each line that is sent.
+    /// The number in the file of each line that is sent.
     number: std::sync::mpsc::Sender<u64>,
-    /// What is to be sent next.
-    piece: Vec<u8>,
+    /// The next chunk.
+    chunk: Vec<u8>,
     from_line: u64,
     bad: u64,
 }
@@ -195,11 +198,11 @@ impl Lines {
                     (record, line)
                 }
                 Err(error) => {
-                    let is_over = error.is_io_error();
+                    let is_fatal = error.is_io_error();
                     let line = error.position().map_or(0, csv::Position::line);
-                    self.complain(line, &error.to_string());
-                    if is_over {
-                        bail!("the file could not be read to its end");
+                    self.reject(line, &error.to_string());
+                    if is_fatal {
+                        bail!("cannot read the rest of the file");
                     }
                     continue;
                 }
@@ -228,29 +231,28 @@ impl Lines {
                 Ok("") => {}
                 Ok(text) if !self.push(line, text) => break,
                 Ok(_) => {}
-                Err(_) => self.complain(line, "is no UTF-8"),
+                Err(_) => self.reject(line, "is not valid UTF-8"),
             }
         }
         Ok(())
     }
 
-    /// Sends a line; false when nobody takes it any more.
+    /// Sends a line; returns false if the request has ended.
     fn push(&mut self, line: u64, text: &str) -> bool {
         if line < self.from_line {
             return true;
         }
-        self.piece.extend_from_slice(text.as_bytes());
-        self.piece.push(b'\n');
-        let is_noted = self.number.send(line).is_ok();
-        is_noted && (self.piece.len() < PIECE_BYTES || self.flush())
+        self.chunk.extend_from_slice(text.as_bytes());
+        self.chunk.push(b'\n');
+        self.number.send(line).is_ok() && (self.chunk.len() < CHUNK_BYTES || self.flush())
     }
 
     fn flush(&mut self) -> bool {
-        let piece = std::mem::take(&mut self.piece);
-        piece.is_empty() || self.send.blocking_send(piece).is_ok()
+        let chunk = std::mem::take(&mut self.chunk);
+        chunk.is_empty() || self.send.blocking_send(chunk).is_ok()
     }
 
-    fn complain(&mut self, line: u64, what: &str) {
+    fn reject(&mut self, line: u64, what: &str) {
         if line >= self.from_line {
             self.bad += 1;
             eprintln!("line {line}: {}", table::printable(what));
@@ -259,13 +261,13 @@ impl Lines {
 }
 
 pub(super) async fn export(options: ExportOptions, environment: &Variables) -> anyhow::Result<()> {
-    let form = options.format.or_else(|| options.output.as_deref().and_then(Form::of)).unwrap_or(Form::Jsonl);
+    let format = options.format.or_else(|| options.output.as_deref().and_then(Format::of)).unwrap_or(Format::Jsonl);
     let session = options.remote.open(environment)?;
     let out: Box<dyn Write> = match &options.output {
         Some(file) => Box::new(File::create(file).with_context(|| format!("cannot write `{}`", file.display()))?),
         None => Box::new(io::stdout()),
     };
-    let mut out = Out::new(form, BufWriter::new(out))?;
+    let mut out = Out::new(format, BufWriter::new(out))?;
     let mut query = vec![("state", "active".to_owned()), ("limit", PAGE.to_string())];
     query.extend(options.issuer.map(|issuer| ("issuer", issuer)));
     let mut cursor: Option<String> = None;
@@ -278,26 +280,26 @@ pub(super) async fn export(options: ExportOptions, environment: &Variables) -> a
         for user in page.users {
             count += u64::from(out.write(user)?);
         }
-        ensure!(page.next_cursor.is_none() || page.next_cursor != cursor, "the service gave the same page twice");
+        ensure!(page.next_cursor.is_none() || page.next_cursor != cursor, "the service returned the same page twice");
         cursor = page.next_cursor;
         if cursor.is_none() {
             break;
         }
     }
     out.finish()?;
-    eprintln!("{count} mappings");
+    eprintln!("{count} mappings exported");
     Ok(())
 }
 
-/// Where mappings are written to.
+/// A file of mappings.
 enum Out<W: Write> {
     Csv(Box<csv::Writer<W>>),
     Json(W),
 }
 
 impl<W: Write> Out<W> {
-    fn new(form: Form, out: W) -> anyhow::Result<Self> {
-        if form == Form::Jsonl {
+    fn new(format: Format, out: W) -> anyhow::Result<Self> {
+        if format == Format::Jsonl {
             return Ok(Self::Json(out));
         }
         let mut csv = csv::Writer::from_writer(out);

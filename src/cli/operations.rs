@@ -1,4 +1,4 @@
-//! `operations`: the work at ACS that was accepted, and how far it is.
+//! `operations`: accepted operations at ACS and their state.
 
 use std::time::Duration;
 
@@ -13,26 +13,25 @@ use super::{
     table,
 };
 use crate::{
-    api::{OperationResponse, OperationState, OperationsPage},
+    api::{OperationResponse, OperationState},
     config::Variables,
 };
 
 /// How long `--wait` waits.
-const PATIENCE: Duration = Duration::from_mins(2);
-/// How often it looks.
-const INTERVAL: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_mins(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which operations.
+/// Which operations to show.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Only this one, with everything that is known of it.
+    /// Show the details of this operation.
     #[arg(long, conflicts_with_all = ["state", "limit", "all"])]
     id: Option<Uuid>,
-    /// Only those in this state.
+    /// Only operations in this state.
     #[arg(long, value_parser = ["pending", "completed"])]
     state: Option<String>,
     #[command(flatten)]
-    extent: ListArgs,
+    list: ListArgs,
     #[command(flatten)]
     remote: Remote,
 }
@@ -40,41 +39,35 @@ pub(super) struct Options {
 pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Result<()> {
     let session = options.remote.open(environment)?;
     if let Some(id) = options.id {
-        return session.show(&get(&session, id).await?, describe);
+        return session.show(&session.get("operations", id).await?, describe);
     }
-    let filter = [("state", options.state)];
-    let answer = session.list("operations", "operations", &filter, &options.extent).await?;
-    session.show(&answer, |page: &OperationsPage| {
-        table::table(
-            ["ID", "KIND", "STATE", "USER", "TRIES", "ACCEPTED", "CONFIRMED", "LAST ERROR"],
-            page.operations.iter().map(row),
-        )
-    })
+    let header = ["ID", "KIND", "STATE", "USER", "ATTEMPTS", "ACCEPTED", "CONFIRMED", "LAST ERROR"];
+    session.show_list("operations", "operations", &[("state", options.state)], &options.list, header, row).await
 }
 
 /// Waits until an operation is completed, and returns it.
 pub(super) async fn wait(session: &Session, id: Uuid) -> anyhow::Result<Value> {
-    let give_up = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        let answer = get(session, id)
+        let answer = session
+            .get("operations", id)
             .await
-            .with_context(|| format!("it was accepted, but operation {id} cannot be looked at"))?;
+            .with_context(|| format!("the change was accepted, but the state of operation {id} is unknown"))?;
         let operation: OperationResponse = read(&answer)?;
         if operation.state == OperationState::Completed {
             return Ok(answer);
         }
-        if Instant::now() >= give_up {
+        if Instant::now() >= deadline {
             bail!(
-                "ACS has not confirmed operation {id} after {} seconds; it is still being retried, last error: {}",
-                PATIENCE.as_secs(),
+                "ACS has not confirmed operation {id} within {} seconds; the service keeps retrying. Last error: {}",
+                TIMEOUT.as_secs(),
                 table::printable(operation.last_error.as_deref().unwrap_or_default())
             );
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Writes everything that is known of an operation.
 pub(super) fn describe(operation: &OperationResponse) -> String {
     table::record([
         ("operation", operation.id.to_string()),
@@ -82,18 +75,14 @@ pub(super) fn describe(operation: &OperationResponse) -> String {
         ("state", state(operation).to_owned()),
         ("user", operation.user.clone()),
         ("identity", operation.communication_user_id.clone()),
-        ("reason", table::or_nothing(operation.reason.as_ref())),
-        ("tries", operation.attempts.to_string()),
-        ("last error", table::or_nothing(operation.last_error.as_ref())),
-        ("next try", table::or_nothing(operation.next_attempt_at.map(table::time))),
+        ("reason", table::optional(operation.reason.as_ref())),
+        ("attempts", operation.attempts.to_string()),
+        ("last error", table::optional(operation.last_error.as_ref())),
+        ("next attempt", table::optional(operation.next_attempt_at.map(table::time))),
         ("accepted", table::time(operation.created_at)),
-        ("confirmed", table::or_nothing(operation.confirmed_at.map(table::time))),
-        ("everywhere by", table::or_nothing(operation.propagates_by.map(table::time))),
+        ("confirmed", table::optional(operation.confirmed_at.map(table::time))),
+        ("effective by", table::optional(operation.propagates_by.map(table::time))),
     ])
-}
-
-async fn get(session: &Session, id: Uuid) -> anyhow::Result<Value> {
-    session.client.get(&["operations", &id.to_string()], &[]).await
 }
 
 fn row(operation: &OperationResponse) -> [String; 8] {
@@ -104,8 +93,8 @@ fn row(operation: &OperationResponse) -> [String; 8] {
         operation.user.clone(),
         operation.attempts.to_string(),
         table::time(operation.created_at),
-        table::or_nothing(operation.confirmed_at.map(table::time)),
-        table::or_nothing(operation.last_error.as_ref()),
+        table::optional(operation.confirmed_at.map(table::time)),
+        table::optional(operation.last_error.as_ref()),
     ]
 }
 

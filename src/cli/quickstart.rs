@@ -1,4 +1,4 @@
-//! `quickstart`: what Microsoft's "create and manage access tokens" quickstart does, as one command.
+//! `quickstart`: the steps of Microsoft's "create and manage access tokens" quickstart, as one command.
 
 use std::collections::HashMap;
 
@@ -21,9 +21,9 @@ pub(super) async fn run(environment: &HashMap<String, String>) -> anyhow::Result
     let text = environment.get(VARIABLE).with_context(|| {
         format!("set {VARIABLE} to the connection string of your resource (Azure portal, the resource's \"Keys\" page)")
     })?;
-    let connection: ConnectionString = text.parse().with_context(|| format!("{VARIABLE} cannot be used"))?;
+    let connection: ConnectionString = text.parse().with_context(|| format!("invalid {VARIABLE}"))?;
     if connection.endpoint.is_exposed() {
-        bail!("{VARIABLE} has an http endpoint on another machine, where tokens can be read on the way");
+        bail!("{VARIABLE} has a plain http endpoint on another machine, where tokens can be read on the way");
     }
     let http = app::client_builder(connection.endpoint.is_loopback()).build()?;
     let client = Client::new(http, connection, &acs::Settings::default(), Clock::default());
@@ -34,7 +34,7 @@ pub(super) async fn run(environment: &HashMap<String, String>) -> anyhow::Result
     let outcome = steps(&client, &mut created).await;
     if outcome.is_err() {
         for id in &created {
-            // The first failure is what the user must see; that cleaning up failed as well follows from it.
+            // Only the first failure is reported.
             let _ = client.delete(id).await;
         }
     }

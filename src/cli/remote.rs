@@ -1,4 +1,4 @@
-//! What the commands over the HTTP API share: which service, which key, whole lists, and how answers are shown.
+//! What the commands over the HTTP API share: the service and the key, lists, and output.
 
 use std::{
     fmt::Write as _,
@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use url::Url;
+use uuid::Uuid;
 
 use super::table;
 use crate::{app, client::Client, config::Variables, domain::address::is_on_this_machine};
@@ -20,44 +21,43 @@ use crate::{app, client::Client, config::Variables, domain::address::is_on_this_
 const URL_VARIABLE: &str = "VENDOR_URL";
 const KEY_VARIABLE: &str = "VENDOR_OPS_KEY";
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
-/// How much is listed where nothing is said about it.
 const DEFAULT_LIMIT: usize = 100;
-/// The most that the service gives at once.
+/// The largest page of the service.
 const PAGE: usize = 1000;
 
-/// Which service, with which key, and how its answers are shown.
+/// The service, the key and the output format.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Service")]
 pub(super) struct Remote {
-    /// Where the service is; `VENDOR_URL` where not given, else `http://127.0.0.1:8080`.
+    /// The URL of the service; `VENDOR_URL` or `http://127.0.0.1:8080` by default.
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
-    /// Read the operator key from a file; else it is the value of `VENDOR_OPS_KEY`.
+    /// Read the operator key from a file instead of `VENDOR_OPS_KEY`.
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "key_stdin")]
     key_file: Option<PathBuf>,
     /// Read the operator key from the first line of standard input.
     #[arg(long, global = true)]
     key_stdin: bool,
-    /// Send the key over plain http to another machine, where others can read it on the way.
+    /// Allow plain http to another machine, where the key can be read on the way.
     #[arg(long, global = true)]
     allow_http: bool,
-    /// Print the service's JSON, for scripts.
+    /// Print the JSON of the service, for scripts.
     #[arg(long, global = true)]
     json: bool,
 }
 
-/// How much of a list.
+/// The length of a list.
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// How many at most; 100 where not given.
+    /// The number of entries; 100 by default.
     #[arg(long, value_name = "N", conflicts_with = "all", value_parser = positive)]
     limit: Option<usize>,
-    /// All of them.
+    /// Show all entries.
     #[arg(long)]
     all: bool,
 }
 
-/// A service to talk to, and how to show what it says.
+/// A client and the output format.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) client: Client,
@@ -65,11 +65,11 @@ pub(super) struct Session {
 }
 
 impl Remote {
-    /// Makes ready to talk to the service; nothing is sent yet.
+    /// Makes a client; sends nothing yet.
     pub(super) fn open(&self, environment: &Variables) -> anyhow::Result<Session> {
         let url = self.address(environment)?;
         let key = self.key(environment)?;
-        // A proxy of the environment is for the way out, not for a service on this machine.
+        // Ignore `HTTP_PROXY` for a service on this machine.
         let http = app::client_builder(is_on_this_machine(&url)).build()?;
         Ok(Session { client: Client::new(http, url, &key)?, json: self.json })
     }
@@ -80,17 +80,18 @@ impl Remote {
             (None, Some(url)) => (URL_VARIABLE, url.as_str()),
             (None, None) => ("--url", DEFAULT_URL),
         };
-        let url = Url::parse(text).with_context(|| format!("{name} is no URL such as `{DEFAULT_URL}`"))?;
-        ensure!(matches!(url.scheme(), "http" | "https"), "{name} must begin with `https://` or `http://`");
+        let url = Url::parse(text)
+            .with_context(|| format!("{name} is not a valid URL (expected, for example, `{DEFAULT_URL}`)"))?;
+        ensure!(matches!(url.scheme(), "http" | "https"), "{name} must start with `https://` or `http://`");
         let is_plain = url.username().is_empty() && url.password().is_none();
         ensure!(
             is_plain && url.query().is_none() && url.fragment().is_none(),
-            "{name} must be an address only: no user, no password, no `?`, no `#`"
+            "{name} must not have a user, a password, a query or a fragment"
         );
         ensure!(
             url.scheme() == "https" || is_on_this_machine(&url) || self.allow_http,
             "{name} is plain http to another machine, where the key can be read on the way: \
-             use https, or give --allow-http on a network that you trust"
+             use https, or --allow-http on a network that you trust"
         );
         Ok(url)
     }
@@ -108,38 +109,61 @@ impl Remote {
         let key = SecretString::from(text.trim());
         ensure!(
             !key.expose_secret().is_empty(),
-            "there is no operator key: set {KEY_VARIABLE}, or give --key-file FILE or --key-stdin"
+            "no operator key: set {KEY_VARIABLE}, or use --key-file FILE or --key-stdin"
         );
         Ok(key)
     }
 }
 
 impl Session {
-    /// Reads a list page by page, as one answer of the same form; `member` is what the pages call it.
-    pub(super) async fn list(
+    /// Gets an operation or a revocation.
+    pub(super) async fn get(&self, path: &str, id: Uuid) -> anyhow::Result<Value> {
+        self.client.get(&[path, &id.to_string()], &[]).await
+    }
+
+    /// Shows a list: as JSON for scripts, as a table for people. `member` is its name in the response.
+    pub(super) async fn show_list<T: DeserializeOwned, const N: usize>(
         &self,
         path: &str,
         member: &str,
         filter: &[(&str, Option<String>)],
-        extent: &ListArgs,
+        list: &ListArgs,
+        header: [&str; N],
+        row: impl Fn(&T) -> [String; N],
+    ) -> anyhow::Result<()> {
+        let mut answer = self.list(path, member, filter, list).await?;
+        if self.json {
+            return print(&pretty(&answer)?);
+        }
+        let items: Vec<T> = read(&answer[member].take())?;
+        print(&table::table(header, items.iter().map(row)))
+    }
+
+    /// Reads a list page by page and returns it as one page.
+    async fn list(
+        &self,
+        path: &str,
+        member: &str,
+        filter: &[(&str, Option<String>)],
+        list: &ListArgs,
     ) -> anyhow::Result<Value> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
-            let page = extent.wanted().map_or(PAGE, |wanted| PAGE.min(wanted.saturating_sub(items.len())));
+            let page = list.wanted().map_or(PAGE, |wanted| PAGE.min(wanted.saturating_sub(items.len())));
             let mut query: Vec<_> = filter.iter().filter_map(|(name, value)| Some((*name, value.clone()?))).collect();
             query.push(("limit", page.to_string()));
             query.extend(cursor.clone().map(|cursor| ("cursor", cursor)));
             let mut answer = self.client.get(&[path], &query).await?;
             let Some(Value::Array(more)) = answer.get_mut(member).map(Value::take) else {
-                bail!("the answer has no `{member}`: is it this service?");
+                bail!("the response has no `{member}`; is this the address of the service?");
             };
             items.extend(more);
             let next = answer["nextCursor"].as_str().map(str::to_owned);
-            ensure!(next.is_none() || next != cursor, "the service gave the same page twice: it would never end");
-            let enough = extent.wanted().is_some_and(|wanted| items.len() >= wanted);
+            ensure!(next.is_none() || next != cursor, "the service returned the same page twice");
+            let enough = list.wanted().is_some_and(|wanted| items.len() >= wanted);
             if enough && next.is_some() && !self.json {
-                eprintln!("there may be more: give --limit N or --all");
+                eprintln!("there may be more: use --limit N or --all");
             }
             if enough || next.is_none() {
                 return Ok(json!({ member: items, "nextCursor": next }));
@@ -148,13 +172,13 @@ impl Session {
         }
     }
 
-    /// Shows an answer: as it came for scripts, in words for people.
+    /// Shows a response: as JSON for scripts, as text for people.
     pub(super) fn show<T: DeserializeOwned>(
         &self,
         answer: &Value,
-        in_words: impl FnOnce(&T) -> String,
+        describe: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        if self.json { print(&pretty(answer)?) } else { print(&in_words(&read(answer)?)) }
+        if self.json { print(&pretty(answer)?) } else { print(&describe(&read(answer)?)) }
     }
 }
 
@@ -164,13 +188,11 @@ impl ListArgs {
     }
 }
 
-/// Reads an answer as what it should be.
 pub(super) fn read<T: DeserializeOwned>(answer: &Value) -> anyhow::Result<T> {
-    T::deserialize(answer)
-        .context("the answer cannot be understood: is the service of another version? --json prints it")
+    T::deserialize(answer).context("unexpected response; does the service have another version? Use --json to print it")
 }
 
-/// Prints to standard output; whoever reads it may stop early, as `head` does.
+/// Prints to standard output; its reader may stop early, as `head` does.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -179,12 +201,12 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Writes JSON for scripts; what drives a terminal can only be inside its strings, where it is escaped.
+/// Writes JSON. Characters that control the terminal only occur in its strings, where they are escaped.
 fn pretty(answer: &Value) -> anyhow::Result<String> {
     let text = serde_json::to_string_pretty(answer)?;
     let escaped = text.chars().fold(String::new(), |mut escaped, c| {
-        if c != '\n' && table::drives_a_terminal(c) {
-            // Writing to a string does not fail.
+        if c != '\n' && table::controls_terminal(c) {
+            // Writing to a string cannot fail.
             let _ = write!(escaped, "\\u{:04x}", u32::from(c));
         } else {
             escaped.push(c);
@@ -196,7 +218,7 @@ fn pretty(answer: &Value) -> anyhow::Result<String> {
 
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("must be a whole number from 1 on".to_owned()),
+        Ok(0) | Err(_) => Err("must be a whole number greater than zero".to_owned()),
         Ok(number) => Ok(number),
     }
 }
@@ -210,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_not_sent_in_the_clear_to_another_machine() {
+    fn the_key_is_not_sent_over_plain_http_to_another_machine() {
         let none = Variables::new();
         for url in ["http://localhost:1", "http://127.9.9.9", "http://[::1]:8080", "https://example.com/v"] {
             assert!(remote(url, false).address(&none).is_ok(), "{url}");
         }
         for url in ["http://example.com", "http://10.0.0.1", "http://localhost.example.com"] {
-            let fault = remote(url, false).address(&none).unwrap_err().to_string();
-            assert!(fault.contains("--allow-http"), "{fault}");
+            let error = remote(url, false).address(&none).unwrap_err().to_string();
+            assert!(error.contains("--allow-http"), "{error}");
             assert!(remote(url, true).address(&none).is_ok(), "{url}");
         }
         for url in ["ftp://localhost", "localhost:8080", "https://u:p@localhost", "https://localhost/?a=b"] {
@@ -226,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_option_goes_before_the_variable_and_the_variable_before_the_default() {
+    fn the_option_overrides_the_variable_and_the_variable_overrides_the_default() {
         let variables = Variables::from([(URL_VARIABLE.to_owned(), "https://variable.example".to_owned())]);
         let given = remote("https://option.example", false);
         assert_eq!(given.address(&variables).unwrap().as_str(), "https://option.example/");
@@ -236,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn json_keeps_its_meaning_when_it_is_made_safe_to_look_at() {
+    fn escaped_json_has_the_same_value() {
         let value = json!({"subject": "a\u{9b}31m\u{202e}ü\n"});
         let text = pretty(&value).unwrap();
         assert!(!text.contains(['\u{9b}', '\u{202e}']) && text.contains('ü'), "{text}");

@@ -1,11 +1,6 @@
-//! `revoke` and `revocations`: taking access away from many at once, and how far it has come.
+//! `revoke` and `revocations`: bulk revocations and their progress.
 
-use std::{
-    fs,
-    io::{self, IsTerminal},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -15,58 +10,59 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
+    confirm,
     remote::{ListArgs, Remote, Session, read},
     table,
 };
 use crate::{
-    api::{RevocationRequest, RevocationResponse, RevocationsPage},
+    api::{RevocationRequest, RevocationResponse},
     config::Variables,
 };
 
-/// How often it is looked how far a revocation has come, and how often that is told where there is no terminal.
-const LOOK: Duration = Duration::from_secs(1);
-const TELL: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often progress is printed if there is no terminal.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Whose access is revoked.
+/// Whose access to revoke.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent switch")]
 pub(super) struct Options {
-    /// GlobalState's.
+    /// Revoke access for everyone.
     #[arg(long, conflicts_with_all = ["users", "file"], required_unless_present_any = ["users", "file"])]
     all: bool,
     /// The users, each `u_…` or `<issuer key>:<subject>`.
     #[arg(value_name = "USER", conflicts_with = "file")]
     users: Vec<String>,
-    /// A file with a user on each line; 10,000 at most.
+    /// A file with one user per line, at most 10,000.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Why, for the audit trail.
+    /// The reason, for the audit log.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Let logins from before now get new tokens.
+    /// Keep accepting earlier sign-ins: users can get new tokens without signing in again.
     #[arg(long)]
     keep_sign_ins: bool,
-    /// Only tell how many users have tokens that are alive.
+    /// Only print how many users have tokens that are still valid.
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
-    /// Do not wait until ACS has confirmed everything.
+    /// Do not wait until ACS has confirmed all of it.
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// Which revocations.
+/// Which revocations to show.
 #[derive(Debug, Args)]
 pub(super) struct ListOptions {
-    /// Only this one.
+    /// Show the details of this revocation.
     #[arg(long, conflicts_with_all = ["limit", "all"])]
     id: Option<Uuid>,
     #[command(flatten)]
-    extent: ListArgs,
+    list: ListArgs,
     #[command(flatten)]
     remote: Remote,
 }
@@ -93,51 +89,52 @@ pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Re
     let mut answer = session.client.post(&["revocations"], &request).await?;
     let accepted: RevocationResponse = read(&answer)?;
     if let (Some(id), false) = (accepted.id, options.no_wait) {
-        eprintln!("accepted as revocation {id}: nobody of them gets a token on an older login any more");
+        if options.keep_sign_ins {
+            eprintln!("accepted as revocation {id}; waiting for ACS");
+        } else {
+            eprintln!("accepted as revocation {id}: earlier sign-ins no longer get tokens; waiting for ACS");
+        }
         answer = follow(&session, id).await?;
         answer["unknown"] = accepted.unknown.clone().into();
     }
     session.show(&answer, describe)?;
-    ensure!(accepted.unknown.is_empty(), "{} of the users are not known", accepted.unknown.len());
+    ensure!(accepted.unknown.is_empty(), "{} of the users are unknown", accepted.unknown.len());
     Ok(())
 }
 
 pub(super) async fn list(options: ListOptions, environment: &Variables) -> anyhow::Result<()> {
     let session = options.remote.open(environment)?;
     if let Some(id) = options.id {
-        return session.show(&get(&session, id).await?, describe);
+        return session.show(&session.get("revocations", id).await?, describe);
     }
-    let answer = session.list("revocations", "revocations", &[], &options.extent).await?;
-    session.show(&answer, |page: &RevocationsPage| {
-        let row = |revocation: &RevocationResponse| {
-            [
-                table::or_nothing(revocation.id),
-                if revocation.all { "everyone" } else { "a list" }.to_owned(),
-                revocation.total.to_string(),
-                (revocation.waiting + revocation.pending).to_string(),
-                table::time(revocation.created_at),
-                table::or_nothing(revocation.completed_at.map(table::time)),
-                revocation.actor.clone(),
-                table::or_nothing(revocation.reason.as_ref()),
-            ]
-        };
-        table::table(
-            ["ID", "OF", "WITH TOKENS", "LEFT", "ACCEPTED", "COMPLETED", "BY", "REASON"],
-            page.revocations.iter().map(row),
-        )
-    })
+    let header = ["ID", "OF", "WITH TOKENS", "LEFT", "ACCEPTED", "COMPLETED", "BY", "REASON"];
+    session.show_list("revocations", "revocations", &[], &options.list, header, row).await
 }
 
-/// Makes sure that it is meant, telling how many it would hit.
+fn row(revocation: &RevocationResponse) -> [String; 8] {
+    [
+        table::optional(revocation.id),
+        target(revocation),
+        revocation.total.to_string(),
+        (revocation.waiting + revocation.pending).to_string(),
+        table::time(revocation.created_at),
+        table::optional(revocation.completed_at.map(table::time)),
+        revocation.actor.clone(),
+        table::optional(revocation.reason.as_ref()),
+    ]
+}
+
+fn target(revocation: &RevocationResponse) -> String {
+    if revocation.all { "everyone" } else { "a list" }.to_owned()
+}
+
+/// Asks for confirmation, naming the number of users with valid tokens.
 async fn ask(session: &Session, request: &RevocationRequest) -> anyhow::Result<()> {
     let whom = match &request.users {
         Some(users) => format!("{} users", users.len()),
         None => "EVERYONE".to_owned(),
     };
-    ensure!(
-        io::stdin().is_terminal(),
-        "revoking the access of {whom} needs a yes, and there is nobody to ask: give --yes"
-    );
+    confirm::require_terminal(&format!("revoking access for {whom}"))?;
     let trial = RevocationRequest {
         users: request.users.clone(),
         all: request.all,
@@ -145,24 +142,21 @@ async fn ask(session: &Session, request: &RevocationRequest) -> anyhow::Result<(
         ..RevocationRequest::default()
     };
     let estimate: RevocationResponse = read(&session.client.post(&["revocations"], &trial).await?)?;
-    eprint!("Revoke the access of {whom}, {} of them with living tokens? Type `yes`: ", estimate.total);
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("cannot read the answer")?;
-    ensure!(answer.trim() == "yes", "nobody was revoked");
-    Ok(())
+    let question = format!("Revoke access for {whom}, {} of them with valid tokens?", estimate.total);
+    confirm::ask(&question, "nothing was revoked")
 }
 
-/// Shows how far a revocation has come until it is done.
+/// Shows the progress of a revocation until it is completed.
 async fn follow(session: &Session, id: Uuid) -> anyhow::Result<Value> {
-    // Draws nothing where standard error is no terminal.
+    // Draws nothing if standard error is not a terminal.
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} at ACS, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let mut tell_at = Instant::now() + TELL;
+    let mut report_at = Instant::now() + REPORT_INTERVAL;
     loop {
-        let answer = get(session, id)
-            .await
-            .with_context(|| format!("it is accepted and goes on; look at it with `revocations --id {id}`"))?;
+        let answer = session.get("revocations", id).await.with_context(|| {
+            format!("the revocation was accepted and continues; show its progress with `revocations --id {id}`")
+        })?;
         let revocation: RevocationResponse = read(&answer)?;
         bar.set_length(revocation.total.max(revocation.confirmed).unsigned_abs());
         bar.set_position(revocation.confirmed.unsigned_abs());
@@ -170,33 +164,29 @@ async fn follow(session: &Session, id: Uuid) -> anyhow::Result<Value> {
             bar.finish_and_clear();
             return Ok(answer);
         }
-        if bar.is_hidden() && Instant::now() >= tell_at {
-            tell_at += TELL;
+        if bar.is_hidden() && Instant::now() >= report_at {
+            report_at += REPORT_INTERVAL;
             eprintln!("{} of {} confirmed by ACS", revocation.confirmed, revocation.total);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-}
-
-async fn get(session: &Session, id: Uuid) -> anyhow::Result<Value> {
-    session.client.get(&["revocations", &id.to_string()], &[]).await
 }
 
 fn describe(revocation: &RevocationResponse) -> String {
     let mut text = table::record([
-        ("revocation", revocation.id.map_or_else(|| "a trial: nothing was done".to_owned(), |id| id.to_string())),
-        ("of", if revocation.all { "everyone" } else { "a list" }.to_owned()),
-        ("with living tokens", revocation.total.to_string()),
+        ("revocation", revocation.id.map_or_else(|| "dry run, nothing was changed".to_owned(), |id| id.to_string())),
+        ("of", target(revocation)),
+        ("with valid tokens", revocation.total.to_string()),
         ("waiting", revocation.waiting.to_string()),
         ("at ACS", revocation.pending.to_string()),
         ("confirmed", revocation.confirmed.to_string()),
         ("by", revocation.actor.clone()),
-        ("reason", table::or_nothing(revocation.reason.as_ref())),
+        ("reason", table::optional(revocation.reason.as_ref())),
         ("accepted", table::time(revocation.created_at)),
-        ("completed", table::or_nothing(revocation.completed_at.map(table::time))),
+        ("completed", table::optional(revocation.completed_at.map(table::time))),
     ]);
     for unknown in &revocation.unknown {
-        text += &table::record([("not known", unknown.clone())]);
+        text += &table::record([("unknown user", unknown.clone())]);
     }
     text
 }

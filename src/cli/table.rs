@@ -1,15 +1,14 @@
-//! What people read on a terminal: tables and records, with nothing in them that could drive the terminal.
+//! Tables and records for people, without characters that could control the terminal.
 
 use std::fmt::Write;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-/// What stands where there is nothing.
-const NOTHING: &str = "-";
-/// What is between two columns.
+/// Shown for an empty value.
+const EMPTY: &str = "-";
 const GAP: &str = "  ";
 
-/// Writes rows below a header, in columns as wide as their widest cell.
+/// Writes rows below a header, each column as wide as its widest cell.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut lines = vec![header.map(str::to_owned)];
     lines.extend(rows.into_iter().map(|row| row.map(|cell| printable(&cell))));
@@ -24,17 +23,17 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     text
 }
 
-/// Writes one thing as lines of `name: value`.
+/// Writes lines of `name: value`.
 pub(super) fn record<const N: usize>(fields: [(&str, String); N]) -> String {
     fields.into_iter().fold(String::new(), |mut text, (name, value)| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{name}: {}", printable(&value));
         text
     })
 }
 
-/// Writes what may not be there.
-pub(super) fn or_nothing<T: ToString>(value: Option<T>) -> String {
+/// Writes a value, or nothing.
+pub(super) fn optional<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
@@ -43,13 +42,13 @@ pub(super) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// Escapes what a terminal would obey instead of showing; subjects and reasons are chosen by others.
+/// Escapes characters that control the terminal: subjects and reasons come from others.
 pub(super) fn printable(text: &str) -> String {
     if text.is_empty() {
-        return NOTHING.to_owned();
+        return EMPTY.to_owned();
     }
     text.chars().fold(String::new(), |mut shown, c| {
-        if drives_a_terminal(c) {
+        if controls_terminal(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
@@ -58,12 +57,12 @@ pub(super) fn printable(text: &str) -> String {
     })
 }
 
-/// Tells whether a character moves, hides or turns round the text beside it instead of being seen.
-pub(super) fn drives_a_terminal(c: char) -> bool {
-    let turns_text_round =
+/// Returns whether a character moves, hides or reverses the text around it.
+pub(super) fn controls_terminal(c: char) -> bool {
+    let reverses_text =
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let breaks_lines = matches!(c, '\u{2028}' | '\u{2029}');
-    c.is_control() || turns_text_round || breaks_lines
+    c.is_control() || reverses_text || breaks_lines
 }
 
 #[cfg(test)]
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_shown_drives_the_terminal() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("a\u{1b}[2J\r\n\u{9b}\u{202e}ü"), "a\\u{1b}[2J\\r\\n\\u{9b}\\u{202e}ü");
         assert_eq!(record([("reason", "x\nstate: active".to_owned())]), "reason: x\\nstate: active\n");
     }

@@ -1,4 +1,4 @@
-//! `users`: looking after app users.
+//! `users`: managing app users.
 
 mod change;
 
@@ -12,18 +12,15 @@ use super::{
     table,
 };
 use crate::{
-    api::{
-        HeldTokenResponse, HeldTokens, ImportRequest, ResolvedUser, ResolvedUsers, UserResponse, UsersPage,
-        UsersRequest,
-    },
+    api::{HeldTokenResponse, HeldTokens, ImportRequest, ResolvedUser, ResolvedUsers, UserResponse, UsersRequest},
     config::Variables,
     domain::user::{ParseError, UserRef},
 };
 
-/// The most users that the service ensures at once.
-const ENSURED_AT_ONCE: usize = 100;
+/// The number of users that the service accepts in one call.
+const MAX_ENSURED: usize = 100;
 
-/// What to do with which users.
+/// The subcommand.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(subcommand)]
@@ -36,27 +33,27 @@ pub(super) struct Options {
 enum Command {
     /// List users.
     List(List),
-    /// Show everything that is known of a user.
+    /// Show the details of a user.
     Show(One),
-    /// Show which tokens a user holds, or held at a moment, by their fingerprints.
+    /// Show the fingerprints of the tokens that a user holds, or held at a given time.
     Tokens {
         #[command(flatten)]
         one: One,
-        /// The moment, RFC 3339; now where not given.
+        /// The time (RFC 3339); now by default.
         #[arg(long, value_name = "TIME")]
         at: Option<DateTime<Utc>>,
     },
-    /// Make sure that users have an identity at ACS, without minting a token.
+    /// Create the ACS identities of users who have none, without issuing tokens.
     Ensure {
         /// The users, each `<issuer key>:<subject>`.
         #[arg(required = true, value_name = "USER")]
         users: Vec<String>,
     },
-    /// Say which identity at ACS is a user's.
+    /// Map a user to an existing ACS identity.
     Import {
         #[command(flatten)]
         one: One,
-        /// The identity, such as `8:acs:…`.
+        /// The identity, `8:acs:…`.
         identity: String,
     },
     #[command(flatten)]
@@ -71,14 +68,14 @@ struct List {
     /// Only users with this subject.
     #[arg(long)]
     subject: Option<String>,
-    /// Only the user with this identity at ACS.
+    /// Only the user with this ACS identity.
     #[arg(long)]
     identity: Option<String>,
     /// Only users in this state.
     #[arg(long, value_parser = ["creating", "active", "deleting", "unbound"])]
     state: Option<String>,
     #[command(flatten)]
-    extent: ListArgs,
+    list: ListArgs,
 }
 
 #[derive(Debug, Args)]
@@ -89,9 +86,9 @@ struct One {
 }
 
 pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Result<()> {
-    // Before the key is asked for, so that whoever may not go on is told at once.
+    // Before the key is read.
     if let Command::Change(change) = &options.command {
-        change.check()?;
+        change.confirm()?;
     }
     let session = options.remote.open(environment)?;
     match options.command {
@@ -118,20 +115,18 @@ async fn list(session: &Session, options: List) -> anyhow::Result<()> {
         ("communicationUserId", options.identity),
         ("state", options.state),
     ];
-    let answer = session.list("users", "users", &filter, &options.extent).await?;
-    session.show(&answer, |page: &UsersPage| {
-        let row = |user: &UserResponse| {
-            [
-                name(user),
-                user.state.as_str().to_owned(),
-                table::or_nothing(user.blocked_at.map(table::time)),
-                table::or_nothing(user.last_minted_at.map(table::time)),
-                user.id.clone(),
-                table::or_nothing(user.communication_user_id.as_ref()),
-            ]
-        };
-        table::table(["USER", "STATE", "BLOCKED SINCE", "LAST TOKEN", "ID", "IDENTITY"], page.users.iter().map(row))
-    })
+    let header = ["USER", "STATE", "BLOCKED SINCE", "LAST TOKEN", "ID", "IDENTITY"];
+    let row = |user: &UserResponse| {
+        [
+            name(user),
+            user.state.as_str().to_owned(),
+            table::optional(user.blocked_at.map(table::time)),
+            table::optional(user.last_minted_at.map(table::time)),
+            user.id.clone(),
+            table::optional(user.communication_user_id.as_ref()),
+        ]
+    };
+    session.show_list("users", "users", &filter, &options.list, header, row).await
 }
 
 async fn tokens(session: &Session, user: &str, at: Option<DateTime<Utc>>) -> anyhow::Result<()> {
@@ -143,10 +138,10 @@ async fn tokens(session: &Session, user: &str, at: Option<DateTime<Utc>>) -> any
             [
                 table::time(token.issued_at),
                 table::time(token.expires_on),
-                table::or_nothing(token.ended_at.map(table::time)),
+                table::optional(token.ended_at.map(table::time)),
                 token.scopes.clone(),
-                table::or_nothing(token.client.as_ref()),
-                table::or_nothing(token.session_id.as_ref()),
+                table::optional(token.client.as_ref()),
+                table::optional(token.session_id.as_ref()),
                 token.fingerprint.clone(),
             ]
         };
@@ -159,7 +154,7 @@ async fn tokens(session: &Session, user: &str, at: Option<DateTime<Utc>>) -> any
 
 async fn ensure(session: &Session, users: &[String]) -> anyhow::Result<()> {
     let mut resolved = Vec::new();
-    for users in users.chunks(ENSURED_AT_ONCE) {
+    for users in users.chunks(MAX_ENSURED) {
         let request = UsersRequest { users: users.to_vec() };
         let mut answer = session.client.post(&["users", "ensure"], &request).await?;
         if let Value::Array(more) = answer["users"].take() {
@@ -172,9 +167,9 @@ async fn ensure(session: &Session, users: &[String]) -> anyhow::Result<()> {
             let mapping = user.user.as_ref();
             [
                 user.query.clone(),
-                table::or_nothing(mapping.map(|user| &user.id)),
-                table::or_nothing(mapping.and_then(|user| user.communication_user_id.as_ref())),
-                table::or_nothing(user.problem.as_ref()),
+                table::optional(mapping.map(|user| &user.id)),
+                table::optional(mapping.and_then(|user| user.communication_user_id.as_ref())),
+                table::optional(user.problem.as_ref()),
             ]
         };
         table::table(["USER", "ID", "IDENTITY", "PROBLEM"], resolved.users.iter().map(row))
@@ -186,18 +181,17 @@ async fn ensure(session: &Session, users: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes everything that is known of a user.
 fn describe(user: &UserResponse) -> String {
     table::record([
         ("user", name(user)),
         ("id", user.id.clone()),
         ("state", user.state.as_str().to_owned()),
-        ("identity", table::or_nothing(user.communication_user_id.as_ref())),
-        ("resource", table::or_nothing(user.resource.as_ref())),
-        ("blocked since", table::or_nothing(user.blocked_at.map(table::time))),
-        ("sign-ins valid from", table::or_nothing(user.sign_ins_valid_from.map(table::time))),
-        ("pending operation", table::or_nothing(user.pending_operation)),
-        ("last token", table::or_nothing(user.last_minted_at.map(table::time))),
+        ("identity", table::optional(user.communication_user_id.as_ref())),
+        ("resource", table::optional(user.resource.as_ref())),
+        ("blocked since", table::optional(user.blocked_at.map(table::time))),
+        ("sign-ins valid from", table::optional(user.sign_ins_valid_from.map(table::time))),
+        ("pending operation", table::optional(user.pending_operation)),
+        ("last token", table::optional(user.last_minted_at.map(table::time))),
         ("created", table::time(user.created_at)),
         ("updated", table::time(user.updated_at)),
     ])

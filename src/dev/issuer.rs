@@ -1,8 +1,13 @@
-//! A small identity provider for trying out: real keys, a real discovery document, and no passwords.
+//! A mock identity provider: real keys and a real discovery document, but no passwords.
 //!
-//! Whoever reaches it can sign in as anybody, so it belongs on loopback or into a compose network, never further.
+//! Anyone who can reach it can sign in as any user, so it must only be reachable on loopback or inside a compose network.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use aws_lc_rs::{
@@ -24,21 +29,53 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::domain::clock::Clock;
+use crate::{app, domain::clock::Clock, http, shutdown::Stop};
 
-/// The issuer key of its users: `dev:alice`.
-pub const KEY: &str = "dev";
-/// The `aud` of its logins.
+/// Its key in the settings; users are named `dev:alice`.
+pub(super) const KEY: &str = "dev";
+/// The `aud` of its tokens.
 pub const AUDIENCE: &str = "acs-token-vendor-dev";
-/// The path under which everything of it stands.
-pub const BASE: &str = "/dev";
+const BASE: &str = "/dev";
 
 const KEY_FILE: &str = "dev-issuer-key.p8";
 const DEFAULT_LIFETIME_SECONDS: i64 = 3600;
 
-/// The identity provider.
+/// The options of `dev-issuer`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8082", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// The `iss` of its tokens: the URL at which the service reaches it; `http://ADDRESS/dev` by default.
+    #[arg(long, value_name = "URL")]
+    issuer: Option<String>,
+    /// The folder for its key; without it, each start makes a new key.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// Runs the mock identity provider alone.
+pub(super) async fn run(options: Options) -> anyhow::Result<()> {
+    let stop = Stop::on_signals()?;
+    let listener = app::bind(options.listen).await?;
+    let address = listener.local_addr()?;
+    let issuer = options.issuer.unwrap_or_else(|| url(address));
+    let provider = match &options.data {
+        Some(folder) => MockIdentityProvider::open(folder, issuer.clone(), Clock::default())?,
+        None => MockIdentityProvider::with_key(&generate()?, issuer.clone(), Clock::default())?,
+    };
+    println!("mock identity provider on http://{address}, iss {issuer}, aud {AUDIENCE}");
+    http::serve(listener, provider.router(), http::Patience::default(), stop.politely).await;
+    Ok(())
+}
+
+/// Returns the `iss` of a provider that is served at an address.
+pub(super) fn url(address: SocketAddr) -> String {
+    format!("http://{address}{BASE}")
+}
+
 #[derive(Clone)]
-pub struct Issuer(Arc<Inner>);
+pub(super) struct MockIdentityProvider(Arc<Inner>);
 
 struct Inner {
     url: String,
@@ -47,7 +84,7 @@ struct Inner {
     clock: Clock,
 }
 
-/// What to sign in as.
+/// Whom to sign in, and the claims of the token.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct LoginRequest {
@@ -59,7 +96,7 @@ struct LoginRequest {
     issued_seconds_ago: i64,
 }
 
-/// A login, in the shape of RFC 6749 section 5.1.
+/// A sign-in token, in the shape of RFC 6749 section 5.1.
 #[derive(Serialize)]
 struct LoginResponse {
     access_token: String,
@@ -67,14 +104,11 @@ struct LoginResponse {
     expires_in: i64,
 }
 
-impl Issuer {
-    /// Opens an issuer whose key is kept in a folder, so that logins outlive a restart.
-    ///
-    /// # Errors
-    /// When the key can neither be read nor written.
-    pub fn open(folder: &Path, url: String, clock: Clock) -> anyhow::Result<Self> {
+impl MockIdentityProvider {
+    /// Stores its key in a folder, so that sign-in tokens stay valid after a restart.
+    pub(super) fn open(folder: &Path, url: String, clock: Clock) -> anyhow::Result<Self> {
         let path = folder.join(KEY_FILE);
-        let context = || format!("cannot use the issuer's key `{}`", path.display());
+        let context = || format!("cannot use the key of the mock identity provider, `{}`", path.display());
         let pkcs8 = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -87,17 +121,9 @@ impl Issuer {
         Self::with_key(&pkcs8, url, clock).with_context(context)
     }
 
-    /// Makes an issuer with a new key.
-    ///
-    /// # Errors
-    /// When the system gives no randomness.
-    pub fn new(url: String, clock: Clock) -> anyhow::Result<Self> {
-        Self::with_key(&generate()?, url, clock)
-    }
-
     fn with_key(pkcs8: &[u8], url: String, clock: Clock) -> anyhow::Result<Self> {
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8)
-            .map_err(|error| anyhow::anyhow!("no PKCS #8 key on the curve P-256 ({error})"))?;
+            .map_err(|error| anyhow::anyhow!("not a PKCS #8 key on the curve P-256 ({error})"))?;
         let key = EncodingKey::from_ec_der(pkcs8);
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256)?;
         jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256)?);
@@ -105,8 +131,7 @@ impl Issuer {
         Ok(Self(Arc::new(Inner { url, key, jwk, clock })))
     }
 
-    /// Serves the issuer.
-    pub fn router(&self) -> Router {
+    pub(super) fn router(&self) -> Router {
         let routes = Router::new()
             .route("/login", post(login))
             .route("/.well-known/openid-configuration", get(discovery))
@@ -138,23 +163,23 @@ impl Issuer {
 }
 
 async fn login(
-    State(issuer): State<Issuer>,
+    State(provider): State<MockIdentityProvider>,
     body: Result<Json<LoginRequest>, axum::extract::rejection::JsonRejection>,
 ) -> Response {
     let error = |status: StatusCode, text: String| {
         (status, Json(json!({"error": "invalid_request", "error_description": text})))
     };
     match body {
-        Ok(Json(request)) => match issuer.sign(request) {
+        Ok(Json(request)) => match provider.sign(request) {
             Ok(response) => Json(response).into_response(),
-            Err(fault) => error(StatusCode::BAD_REQUEST, fault.to_string()).into_response(),
+            Err(refused) => error(StatusCode::BAD_REQUEST, refused.to_string()).into_response(),
         },
         Err(rejection) => error(rejection.status(), rejection.body_text()).into_response(),
     }
 }
 
-async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
-    let url = &issuer.0.url;
+async fn discovery(State(provider): State<MockIdentityProvider>) -> Json<Value> {
+    let url = &provider.0.url;
     Json(json!({
         "issuer": url,
         "jwks_uri": format!("{url}/jwks"),
@@ -163,13 +188,13 @@ async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
     }))
 }
 
-async fn keys(State(issuer): State<Issuer>) -> Json<JwkSet> {
-    Json(JwkSet { keys: vec![issuer.0.jwk.clone()] })
+async fn keys(State(provider): State<MockIdentityProvider>) -> Json<JwkSet> {
+    Json(JwkSet { keys: vec![provider.0.jwk.clone()] })
 }
 
 fn generate() -> anyhow::Result<Vec<u8>> {
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-        .map_err(|_| anyhow::anyhow!("the system gives no randomness"))?;
+        .map_err(|_| anyhow::anyhow!("no random numbers available"))?;
     Ok(document.as_ref().to_vec())
 }
 

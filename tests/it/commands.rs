@@ -1,7 +1,8 @@
-//! The binary, as people and scripts start it.
+//! The binary, as people and scripts run it.
 
 use std::process::Stdio;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -10,29 +11,29 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn dev_gives_a_token_and_keeps_the_identity_over_restarts() {
+async fn dev_issues_a_token_and_keeps_the_identity_over_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let first = dev(&folder);
     let url = first.url("service");
-    let login = sign_in(&url, json!({"user": "alice"})).await;
-    let answer = token(&url, &login).await;
+    let subject_token = sign_in(&url, json!({"user": "alice"})).await;
+    let answer = token(&url, &subject_token).await;
     let introspect = format!("{}/_emulator/introspect", first.url("emulator"));
     let seen: Value =
         client().post(introspect).json(&json!({"token": answer.token()})).send().await.unwrap().json().await.unwrap();
     assert_eq!(seen["active"], true);
     let ready = client().get(format!("{}/readyz", first.url("probes"))).send().await.unwrap();
     assert!(ready.status().is_success());
-    assert!(first.terminate(), "SIGTERM ends it well");
+    assert!(first.terminate(), "SIGTERM ends it without an error");
 
     let second = dev(&folder);
-    // The port is another one, and with it the issuer: an old login is refused, a new one is the same user.
+    // The port and with it the issuer have changed: a new sign-in is the same user.
     let url = second.url("service");
     let again = token(&url, &sign_in(&url, json!({"user": "alice"})).await).await;
     assert_eq!(again.identity(), answer.identity());
 }
 
 #[tokio::test]
-async fn dev_logins_are_checked_like_any_other() {
+async fn dev_verifies_sign_in_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let dev = dev(&folder);
     let url = dev.url("service");
@@ -51,9 +52,9 @@ async fn dev_logins_are_checked_like_any_other() {
 }
 
 #[tokio::test]
-async fn quickstart_does_what_it_says_and_leaves_nothing() {
+async fn quickstart_runs_every_step_and_leaves_nothing() {
     let emulator = Running::start(&["emulator", "--listen", "127.0.0.1:0", "--access-key", "c2VjcmV0"], "http://");
-    let url = emulator.url("emulator of ACS on");
+    let url = emulator.url("ACS emulator on");
     let connection = format!("endpoint={url}/;accesskey=c2VjcmV0");
     let (good, said, complained) = run(&["quickstart"], &[("COMMUNICATION_SERVICES_CONNECTION_STRING", &connection)]);
     assert!(good, "{said}{complained}");
@@ -72,7 +73,7 @@ async fn quickstart_does_what_it_says_and_leaves_nothing() {
 }
 
 #[test]
-fn quickstart_says_what_it_needs() {
+fn quickstart_names_what_it_needs() {
     let (good, _, complained) = run(&["quickstart"], &[]);
     assert!(!good && complained.contains("set COMMUNICATION_SERVICES_CONNECTION_STRING"), "{complained}");
     let nobody = "endpoint=http://127.0.0.1:9;accesskey=c2VjcmV0";
@@ -91,7 +92,7 @@ fn settings_can_be_checked_without_starting() {
         ("VENDOR__ISSUERS__MAIN__POLICY__SCOPES", "chat,voip"),
     ];
     let (good, said, complained) = run(&["check-config"], &good_settings);
-    assert!(good && said.contains("good"), "{complained}");
+    assert!(good && said == "configuration OK\n", "{complained}");
     let (good, _, complained) = run(&["serve", "--config", "/does/not/exist.toml"], &good_settings);
     assert!(!good && complained.contains("exist.toml"), "{complained}");
 }
@@ -114,7 +115,7 @@ fn migrate_is_done_once() {
 }
 
 #[test]
-fn openapi_comes_in_both_forms() {
+fn openapi_is_printed_in_both_formats() {
     let (good, yaml, _) = run(&["openapi"], &[]);
     assert!(good && yaml.starts_with("openapi: 3."), "{yaml}");
     let (good, json, _) = run(&["openapi", "--format", "json"], &[]);
@@ -123,10 +124,10 @@ fn openapi_comes_in_both_forms() {
 }
 
 #[tokio::test]
-async fn the_parts_of_dev_work_as_processes_of_their_own() {
+async fn the_parts_of_dev_work_as_separate_processes() {
     let emulator = Running::start(&["emulator", "--listen", "127.0.0.1:0", "--access-key", "c2VjcmV0"], "http://");
     let issuer = Running::start(&["dev-issuer", "--listen", "127.0.0.1:0"], "http://");
-    let (acs, issuer_url) = (emulator.url("emulator of ACS on"), issuer.url("issuer of logins on"));
+    let (acs, issuer_url) = (emulator.url("ACS emulator on"), issuer.url("mock identity provider on"));
     let folder = tempfile::tempdir().unwrap();
     let (listen, admin) = (free_address(), free_address());
     let serve = |stderr: Stdio| {
@@ -146,11 +147,39 @@ async fn the_parts_of_dev_work_as_processes_of_their_own() {
     };
     let service = Running { child: serve(Stdio::null()), said: Vec::new() };
     eventually(async || run(&["healthcheck"], &[("VENDOR__ADMIN__LISTEN", &admin)]).0.then_some(())).await;
-    let login = sign_in(&issuer_url, json!({"user": "alice"})).await;
-    token(&format!("http://{listen}"), &login).await.token();
+    let subject_token = sign_in(&issuer_url, json!({"user": "alice"})).await;
+    token(&format!("http://{listen}"), &subject_token).await.token();
     assert!(service.terminate());
     let (good, _, complained) = run(&["healthcheck"], &[("VENDOR__ADMIN__LISTEN", &admin)]);
-    assert!(!good && complained.contains("no answer"), "{complained}");
+    assert!(!good && complained.contains("did not respond"), "{complained}");
+}
+
+#[tokio::test]
+async fn a_page_of_an_allowed_origin_can_sign_in_and_get_a_token_from_dev() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = "http://localhost:5173";
+    let data = folder.path().to_str().unwrap();
+    let any = "127.0.0.1:0";
+    let arguments = ["dev", "--listen", any, "--admin-listen", any, "--emulator-listen", any, "--data", data];
+    let dev = Running::start(&[&arguments[..], &["--cors-origin", origin]].concat(), "curl -s -X POST");
+    let url = dev.url("service");
+    for (path, headers) in [("/dev/login", "content-type"), ("/token", "authorization,content-type")] {
+        let preflight = client()
+            .request(Method::OPTIONS, format!("{url}{path}"))
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", headers);
+        let answer = preflight.send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {answer:?}");
+        assert_eq!(answer.headers()["access-control-allow-origin"], origin, "{path}");
+        let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap().to_ascii_lowercase();
+        assert!(headers.split(',').all(|header| allowed.contains(header)), "{path}: {allowed}");
+    }
+    let request = client().post(format!("{url}/dev/login")).header("origin", origin).json(&json!({"user": "alice"}));
+    let signed_in = request.send().await.unwrap();
+    assert_eq!(signed_in.headers()["access-control-allow-origin"], origin);
+    let signed_in: Value = signed_in.json().await.unwrap();
+    token(&url, signed_in["access_token"].as_str().unwrap()).await.token();
 }
 
 /// An address that was free a moment ago.

@@ -150,23 +150,23 @@ async fn files_go_in_and_come_out_again() {
     }
     fs::write(path("users.csv"), &csv).unwrap();
     let (good, said, complained) = operator(&["import", &path("users.csv")]);
-    assert!(good && said.contains("50 imported, 0 were so before, 0 bad"), "{said}\n{complained}");
+    assert!(good && said.contains("50 imported, 0 unchanged, 0 failed"), "{said}\n{complained}");
 
     csv += "nobody,dev,8:acs:x,\nuser51,dev\n";
     fs::write(path("more.csv"), &csv).unwrap();
     let (good, said, complained) = operator(&["import", &path("more.csv")]);
-    assert!(!good && said.contains("0 imported, 50 were so before, 2 bad"), "{said}\n{complained}");
+    assert!(!good && said.contains("0 imported, 50 unchanged, 2 failed"), "{said}\n{complained}");
     assert!(complained.contains("line 52: `communicationUserId`") && complained.contains("line 53:"), "{complained}");
     let (good, said, _) = operator(&["import", &path("more.csv"), "--from-line", "50"]);
-    assert!(!good && said.contains("0 imported, 2 were so before, 2 bad"), "{said}");
+    assert!(!good && said.contains("0 imported, 2 unchanged, 2 failed"), "{said}");
 
     let (good, _, complained) = operator(&["export", "--output", &path("out.jsonl")]);
-    assert!(good && complained.contains("50 mappings"), "{complained}");
+    assert!(good && complained.contains("50 mappings exported"), "{complained}");
     let out = fs::read_to_string(path("out.jsonl")).unwrap();
     let first: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
     assert_eq!(first, json!({"issuer": "dev", "subject": "user, 0", "communicationUserId": identity(0)}));
     let (good, said, _) = operator(&["import", &path("out.jsonl")]);
-    assert!(good && said.contains("0 imported, 50 were so before, 0 bad"), "{said}");
+    assert!(good && said.contains("0 imported, 50 unchanged, 0 failed"), "{said}");
     let (good, said, _) = operator(&["export", "--format", "csv"]);
     assert!(good && said.starts_with("issuer,subject,communicationUserId\ndev,\"user, 0\",8:acs:"), "{said}");
 

@@ -7,7 +7,6 @@ mod architecture;
 mod budget;
 mod commands;
 mod configuration;
-mod emulator;
 mod import;
 mod logins;
 mod migrations;

@@ -1,4 +1,4 @@
-//! The operator's commands, as people and scripts start them, against a running `dev` and against odd answers.
+//! The operator commands, against a running `dev` and against unexpected responses.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use crate::support::{
     process::{Running, binary, dev, run, sign_in, token},
 };
 
-/// What a command did: whether it went well, what it said, and what it complained of.
+/// Success, standard output and standard error of a command.
 type Outcome = (bool, String, String);
 
 /// Runs a command as the operator of a service.
@@ -28,7 +28,7 @@ fn operator(url: &str, arguments: &[&str]) -> Outcome {
     run(arguments, &[("VENDOR_URL", url), ("VENDOR_OPS_KEY", OPS_KEY)])
 }
 
-/// A command as [`operator`] runs it, to be spoken with while it runs.
+/// A command as [`operator`] runs it, with pipes.
 fn piped(url: &str, arguments: &[&str]) -> Command {
     let mut command = binary();
     command.args(arguments).envs([("VENDOR_URL", url), ("VENDOR_OPS_KEY", OPS_KEY)]);
@@ -36,20 +36,20 @@ fn piped(url: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command that must go well, and returns what it said.
+/// Runs a command that must succeed and returns its output.
 fn said(url: &str, arguments: &[&str]) -> String {
     let (good, said, complained) = operator(url, arguments);
     assert!(good, "{arguments:?}: {said}\n{complained}");
     said
 }
 
-/// Runs a command that must go well, and returns its JSON.
+/// Runs a command that must succeed and returns its JSON.
 fn json_of(url: &str, arguments: &[&str]) -> Value {
     let said = said(url, &[arguments, &["--json"]].concat());
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{arguments:?}: {error}\n{said}"))
 }
 
-/// Runs a command that must fail, and returns what it complained of.
+/// Runs a command that must fail and returns its error output.
 fn complaint(url: &str, arguments: &[&str]) -> String {
     let (good, said, complained) = operator(url, arguments);
     assert!(!good, "{arguments:?}: {said}");
@@ -62,7 +62,7 @@ fn assert_says(text: &str, parts: &[&str]) {
     }
 }
 
-/// Runs a command without stopping this runtime, which serves what the command asks.
+/// Runs a command on another thread, because this runtime serves its requests.
 async fn beside(url: &str, arguments: &[&str]) -> Outcome {
     let url = url.to_owned();
     let arguments: Vec<_> = arguments.iter().copied().map(str::to_owned).collect();
@@ -78,7 +78,7 @@ fn start() -> (tempfile::TempDir, Running, String) {
 }
 
 #[tokio::test]
-async fn operators_look_after_a_user_from_the_first_token_to_the_end() {
+async fn operators_manage_a_user_from_the_first_token_to_deletion() {
     let (_folder, _running, url) = start();
     let login = sign_in(&url, json!({"user": "alice"})).await;
     let minted = token(&url, &login).await;
@@ -105,7 +105,7 @@ async fn operators_look_after_a_user_from_the_first_token_to_the_end() {
     let revoke = ["users", "revoke", "dev:alice", "--reason", "lost phone", "--wait"];
     let revoked = said(&url, &revoke);
     assert!(revoked.starts_with("revoked dev:alice"), "{revoked}");
-    assert_says(&revoked, &["state: completed", "lost phone", "everywhere by: 2"]);
+    assert_says(&revoked, &["state: completed", "lost phone", "effective by: 2"]);
 
     let blocked = json_of(&url, &["users", "block", "dev:alice", "--wait"]);
     assert!(blocked["user"]["blockedAt"].is_string(), "{blocked}");
@@ -117,7 +117,7 @@ async fn operators_look_after_a_user_from_the_first_token_to_the_end() {
     assert_eq!(json_of(&url, &["users", "show", "dev:alice"])["state"], "active");
     let deleted = said(&url, &["users", "delete", "dev:alice", "--yes", "--wait"]);
     assert!(deleted.starts_with("deleted dev:alice"), "{deleted}");
-    // Once more is no fault.
+    // Deleting again is not an error.
     said(&url, &["users", "delete", "dev:alice", "--yes"]);
 
     let operations = json_of(&url, &["operations", "--state", "completed"]);
@@ -146,7 +146,7 @@ async fn operators_look_after_a_user_from_the_first_token_to_the_end() {
 }
 
 #[tokio::test]
-async fn operators_ensure_and_import_users_before_they_come() {
+async fn operators_ensure_and_import_users_before_their_first_sign_in() {
     let (_folder, running, url) = start();
     let odd = "dev:a/b %:ü";
     let ensured = said(&url, &["users", "ensure", odd, "dev:bob"]);
@@ -245,7 +245,7 @@ fn the_key_comes_from_the_environment_a_file_or_standard_input_and_nowhere_else(
     let file = folder.path().join("key");
     fs::write(&file, format!("{OPS_KEY}\n")).unwrap();
     let with_file = [&list[..], &["--key-file", file.to_str().unwrap()]].concat();
-    // What is given goes before the environment.
+    // An option overrides the environment.
     assert!(run(&with_file, &[("VENDOR_OPS_KEY", wrong)]).0);
     let (good, _, complained) = run(&[&list[..], &["--key-file", "/does/not/exist"]].concat(), &[]);
     assert!(!good);
@@ -257,20 +257,20 @@ fn the_key_comes_from_the_environment_a_file_or_standard_input_and_nowhere_else(
     child.stdin.take().unwrap().write_all(OPS_KEY.as_bytes()).unwrap();
     let Output { status, stderr, .. } = child.wait_with_output().unwrap();
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
-    // As an argument it would be in the list of processes.
+    // As an argument it would be visible in the list of processes.
     assert!(!run(&[&list[..], &["--key", OPS_KEY]].concat(), &[]).0);
 }
 
 #[test]
-fn a_service_that_is_not_there_is_named() {
+fn a_service_that_does_not_respond_is_named() {
     let complained = complaint("http://127.0.0.1:9", &["users", "list"]);
-    assert!(complained.starts_with("error: no answer from http://127.0.0.1:9/"), "{complained}");
+    assert!(complained.starts_with("error: no response from http://127.0.0.1:9/"), "{complained}");
     let complained = complaint("http://vendor.example", &["audit"]);
     assert_says(&complained, &["VENDOR_URL is plain http", "--allow-http"]);
 }
 
 #[tokio::test]
-async fn what_others_chose_cannot_drive_the_terminal() {
+async fn values_chosen_by_others_cannot_control_the_terminal() {
     let user = json!({
         "id": "u_0198f0c1a2b37c4d8e5f60718293a4b5", "issuer": "dev", "subject": "a\u{1b}]0;owned\u{7}\nstate: active",
         "state": "unbound", "communicationUserId": null, "resource": null, "blockedAt": null, "signInsValidFrom": null,
@@ -285,16 +285,16 @@ async fn what_others_chose_cannot_drive_the_terminal() {
     for arguments in [&["users", "show", "dev:a"][..], &["users", "list"], &["users", "show", "dev:a", "--json"]] {
         let (good, said, complained) = beside(&url, arguments).await;
         assert!(good, "{complained}");
-        let drives = |c: char| c.is_control() && c != '\n';
-        assert!(!said.contains(drives) && !said.contains("\nstate: active"), "{said:?}");
+        let controls = |c: char| c.is_control() && c != '\n';
+        assert!(!said.contains(controls) && !said.contains("\nstate: active"), "{said:?}");
     }
     let (_, said, _) = beside(&url, &["users", "show", "dev:a", "--json"]).await;
-    // Nothing is lost on the way to a script.
+    // Scripts get the value unchanged.
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap(), user);
 }
 
 #[tokio::test]
-async fn answers_of_something_else_are_told_from_a_service() {
+async fn responses_of_another_server_are_recognised() {
     let elsewhere = support::serve(Router::new().fallback(async |headers: HeaderMap| {
         assert!(!headers.contains_key(header::AUTHORIZATION));
         "{}"
@@ -314,12 +314,12 @@ async fn answers_of_something_else_are_told_from_a_service() {
     ] {
         let (good, said, complained) = beside(&url, arguments).await;
         assert!(!good && said.is_empty(), "{arguments:?}: {said}");
-        assert_says(&complained, &[expected, "is it this service?"]);
+        assert_says(&complained, &[expected, "is this the address of the service?"]);
     }
 }
 
 #[tokio::test]
-async fn writes_carry_a_key_of_their_own_and_a_user_is_one_segment() {
+async fn each_write_has_an_idempotency_key_and_a_user_is_one_segment() {
     let echo = async |uri: Uri, headers: HeaderMap, body: String| {
         let key = headers.get("idempotency-key").unwrap().to_str().unwrap();
         let detail = format!("{} {key} {body}", uri.path());
@@ -338,7 +338,7 @@ async fn writes_carry_a_key_of_their_own_and_a_user_is_one_segment() {
     assert_says(&first, &["/v/users/dev%3Aa%2Fb%20%25%3A%C3%BC/revoke "]);
     assert!(first.contains(r#"{"reason":"why","rejectOlderSignIns":false}, request r1"#), "{first}");
     let (_, _, second) = beside(&url, &revoke).await;
-    assert_ne!(first, second, "each command has a key of its own");
+    assert_ne!(first, second, "each command has another key");
     let (_, _, deletion) = beside(&url, &["users", "delete", "dev:a", "--yes"]).await;
     assert_says(&deletion, &["/v/users/dev%3Aa ", "{}, request r1"]);
 }

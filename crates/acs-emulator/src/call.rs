@@ -1,8 +1,9 @@
-//! From a request line to one of the operations, and the versions in which they are spoken.
+//! Reads an operation and an API version from a request line.
 //!
-//! Identities may come percent-encoded or not: the Python client's blocking form and the JavaScript client encode the colons, the Python client's async form does not.
+//! Identities may be percent-encoded or not: the Python client's blocking form and the JavaScript client encode the colons, the Python client's async form does not.
 
 use axum::http::{Method, Uri};
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::refusal::Refusal;
@@ -33,7 +34,7 @@ impl Operation {
     }
 }
 
-/// What a caller wants done, and to which identity.
+/// The requested operation and its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Create,
@@ -43,7 +44,7 @@ pub(super) enum Action {
 }
 
 impl Action {
-    /// Reads method and path; neither has to be signed for this to answer.
+    /// Reads the method and the path.
     pub(super) fn parse(method: &Method, path: &str) -> Result<Self, Refusal> {
         let segments: Option<Vec<String>> = path.strip_prefix('/').unwrap_or(path).split('/').map(decode).collect();
         let segments = segments.ok_or_else(Refusal::not_found)?;
@@ -78,11 +79,11 @@ pub(super) enum Version {
     V20250630,
 }
 
-/// What the header `api-supported-versions` says; it must list what [`Version::parse`] knows.
+/// The value of the header `api-supported-versions`: the versions that [`Version::parse`] accepts.
 pub(super) const SUPPORTED_VERSIONS: &str = "2021-03-07, 2022-06-01, 2022-10-01, 2023-10-01, 2025-06-30";
 
 impl Version {
-    /// Finds the version in the query of `uri`; `host` only serves the wording of the error.
+    /// Finds the version in the query of `uri`; `host` is only used in the error message.
     pub(super) fn of(uri: &Uri, host: &str) -> Result<Self, Refusal> {
         let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
         let asked = pairs.into_iter().find(|(name, value)| name == "api-version" && !value.is_empty());
@@ -90,12 +91,12 @@ impl Version {
         Self::parse(&asked).ok_or_else(|| Refusal::unsupported_version(&format!("http://{host}{}", uri.path()), &asked))
     }
 
-    /// Whether callers may choose how long a token lives.
+    /// Whether callers may choose the lifetime of a token.
     pub(super) fn has_lifetimes(self) -> bool {
         self >= Self::V20221001
     }
 
-    /// Whether the scopes for joining only exist.
+    /// Whether the scopes that only allow joining exist.
     pub(super) fn has_join_scopes(self) -> bool {
         self >= Self::V20231001
     }
@@ -112,20 +113,9 @@ impl Version {
     }
 }
 
-/// Undoes percent-encoding; None for a broken escape or for what is not UTF-8 afterwards.
+/// Decodes a path segment; None if the result is not UTF-8.
 fn decode(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let high = char::from(rest.next()?).to_digit(16)?;
-            let low = char::from(rest.next()?).to_digit(16)?;
-            bytes.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
+    percent_decode_str(segment).decode_utf8().ok().map(Into::into)
 }
 
 #[cfg(test)]
@@ -144,7 +134,7 @@ mod tests {
     fn wrong_method_and_unknown_path_differ() {
         assert_eq!(Action::parse(&Method::GET, "/identities").unwrap_err().status, 405);
         assert_eq!(Action::parse(&Method::POST, "/identities/x/:other").unwrap_err().status, 404);
-        assert_eq!(Action::parse(&Method::DELETE, "/identities/%zz").unwrap_err().status, 404);
+        assert_eq!(Action::parse(&Method::DELETE, "/identities/%ff").unwrap_err().status, 404);
     }
 
     #[test]

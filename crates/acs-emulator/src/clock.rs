@@ -4,17 +4,16 @@ use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-/// Tells the present time; the system's by default, any other for tests.
+/// Returns the current time; the system's by default, any other for tests.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 
 impl Clock {
-    /// Makes a clock that asks a function for the present time.
+    /// Makes a clock from a function that returns the current time.
     pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// Returns the present time.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         (self.0)()

@@ -1,6 +1,6 @@
-//! The control surface under `/_emulator`: what a test may ask that ACS would not tell, and how it breaks things.
+//! The control endpoints under `/_emulator`: what ACS would not tell, and fault injection.
 //!
-//! Nothing here is authenticated; whoever reaches the emulator may use it.
+//! Nothing here is authenticated: anyone who can reach the emulator can use it.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Shared, data_plane::read, faults::Rule, operations::round_trip, refusal::Refusal, state::Standing};
+use super::{Shared, data_plane::read, faults::Rule, operations::round_trip, refusal::Refusal, state::TokenState};
 
 #[derive(Deserialize)]
 struct Introspect {
     token: String,
 }
 
-/// The judgement of a token; all but `active` and `reason` is absent for a token that this process did not issue.
+/// The state of a token; a token that this process did not issue only has `active` and `reason`.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Introspection {
@@ -41,7 +41,7 @@ pub(super) async fn stats(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(shared.counters.to_json(shared.identities.existing()))
 }
 
-/// `GET /_emulator/identities/{id}`; an unknown id is one that does not exist, not an error.
+/// `GET /_emulator/identities/{id}`; an unknown id is reported as not existing.
 pub(super) async fn identity(
     State(shared): State<Arc<Shared>>,
     id: Result<Path<String>, PathRejection>,
@@ -65,11 +65,11 @@ pub(super) async fn introspect(State(shared): State<Arc<Shared>>, body: Body) ->
     };
     let identity = claims.identity();
     let now = shared.clock.now().timestamp();
-    let reason = match shared.identities.standing(&identity, claims.serial, claims.exp, now) {
-        Standing::Active => None,
-        Standing::Expired => Some("expired"),
-        Standing::Revoked => Some("revoked"),
-        Standing::IdentityDeleted => Some("identity_deleted"),
+    let reason = match shared.identities.token_state(&identity, claims.serial, claims.exp, now) {
+        TokenState::Active => None,
+        TokenState::Expired => Some("expired"),
+        TokenState::Revoked => Some("revoked"),
+        TokenState::IdentityDeleted => Some("identity_deleted"),
     };
     Ok(Json(Introspection {
         active: reason.is_none(),
@@ -85,7 +85,7 @@ pub(super) async fn jwks(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(shared.mint.key_set())
 }
 
-/// `GET /_emulator/faults`: the rules that can still fire, with what is left of their counts.
+/// `GET /_emulator/faults`: the rules that can still fire, with their remaining counts.
 pub(super) async fn list_faults(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(echo(&shared.faults.list()))
 }
@@ -103,7 +103,7 @@ pub(super) async fn clear_faults(State(shared): State<Arc<Shared>>) -> StatusCod
     StatusCode::NO_CONTENT
 }
 
-/// Answers a wrong method on one of the paths above.
+/// The response to a wrong method on one of the paths above.
 pub(super) async fn method_not_allowed() -> Refusal {
     Refusal::method_not_allowed()
 }

@@ -1,6 +1,6 @@
-//! The way of a request of the data plane: size, signature, operation, fault, act.
+//! Handles a request of the data plane: size, signature, operation, fault, action.
 //!
-//! Signatures come first, so that a stranger learns nothing, not even which paths exist.
+//! The signature is checked before the path, so that unauthenticated callers cannot find out which paths exist.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     Shared,
     call::{Action, SUPPORTED_VERSIONS},
-    faults::Kind,
+    faults::{Fault, Kind},
     operations::Call,
     refusal::Refusal,
     signature::{self, Denial},
@@ -25,10 +25,10 @@ use super::{
 
 const BODY_LIMIT_BYTES: usize = 64 * 1024;
 
-/// A hanging call is let go after this time, so that it does not hold its connection for good.
+/// A hanging call is cut off after this time, so that it does not keep its connection for ever.
 const LONGEST_HANG: Duration = Duration::from_mins(10);
 
-/// Answers everything outside the control surface.
+/// Answers everything except the control endpoints.
 pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     if request.uri().path().starts_with("/_emulator") {
         return Refusal::not_found().into_response();
@@ -39,7 +39,7 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     response
 }
 
-/// Reads a whole body of tolerable size.
+/// Reads a whole body, up to the limit.
 pub(super) async fn read(body: Body) -> Result<Bytes, Refusal> {
     axum::body::to_bytes(body, BODY_LIMIT_BYTES).await.map_err(|_| Refusal::body_too_large())
 }
@@ -61,15 +61,19 @@ async fn answer(shared: Arc<Shared>, request: Request) -> Result<Response, Refus
     let Some(fault) = shared.faults.draw(operation) else {
         return shared.act(&call);
     };
-    tracing::debug!(operation = operation.name(), fault = fault.name(), "a fault rule fires");
+    tracing::debug!(operation = operation.name(), fault = fault.kind.name(), "a fault rule fired");
     spoil(fault, shared, call).await
 }
 
-/// Treats a call as a fault rule says.
-async fn spoil(fault: Kind, shared: Arc<Shared>, call: Call) -> Result<Response, Refusal> {
-    match fault {
+/// Applies a fault to a call.
+async fn spoil(mut fault: Fault, shared: Arc<Shared>, call: Call) -> Result<Response, Refusal> {
+    match fault.kind {
         Kind::Delay(delay) => {
             tokio::time::sleep(delay).await;
+            shared.act(&call)
+        }
+        Kind::Hold => {
+            fault.released().await;
             shared.act(&call)
         }
         Kind::Status { status, retry_after_seconds } => {
@@ -77,7 +81,7 @@ async fn spoil(fault: Kind, shared: Arc<Shared>, call: Call) -> Result<Response,
                 shared.counters.throttled.add_one();
             }
             let code = status.canonical_reason().unwrap_or("Fault").replace(' ', "");
-            let mut refusal = Refusal::new(status, code, "A fault rule of the emulator gave this answer.");
+            let mut refusal = Refusal::new(status, code, "This response was caused by a fault rule of the emulator.");
             refusal.retry_after_seconds = retry_after_seconds;
             Err(refusal)
         }
@@ -87,7 +91,7 @@ async fn spoil(fault: Kind, shared: Arc<Shared>, call: Call) -> Result<Response,
         }
         Kind::DropBefore => Ok(cut_connection()),
         Kind::DropAfter => {
-            // What became of the call is what the caller must not learn.
+            // The caller must not learn the outcome.
             drop(shared.act(&call));
             Ok(cut_connection())
         }
@@ -101,16 +105,16 @@ async fn spoil(fault: Kind, shared: Arc<Shared>, call: Call) -> Result<Response,
     }
 }
 
-/// Makes the server close the connection without a byte of answer.
+/// Makes the server close the connection without sending a byte.
 ///
-/// The head of a response stays in hyper's buffer until its body was asked for a first piece.
-/// A body that fails at once therefore takes the head down with it.
+/// hyper sends the head of a response together with the first piece of its body.
+/// If the body fails at once, the head is not sent either.
 fn cut_connection() -> Response {
-    let failure = io::Error::other("a fault rule cuts the connection");
+    let failure = io::Error::other("the connection is cut by a fault rule");
     Body::from_stream(stream::iter([Err::<Bytes, io::Error>(failure)])).into_response()
 }
 
-/// ACS words a wrong content hash, and lumps together the rest.
+/// ACS names a wrong content hash; everything else gets one text.
 fn refuse(denial: Denial) -> Refusal {
     match denial {
         Denial::ContentHash => Refusal::denied("Request 'x-ms-content-sha256' differs from generated content hash."),
@@ -120,7 +124,7 @@ fn refuse(denial: Denial) -> Refusal {
     }
 }
 
-/// Adds the headers that recorded answers of the service itself carry.
+/// Adds the headers that ACS sends with every response.
 fn add_headers(response: &mut Response, request_id: Option<HeaderValue>) {
     let headers = response.headers_mut();
     headers.insert("api-supported-versions", HeaderValue::from_static(SUPPORTED_VERSIONS));

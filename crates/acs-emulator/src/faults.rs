@@ -1,31 +1,38 @@
 //! Rules that make the emulator misbehave on purpose.
 //!
-//! Rules are tried in order and the first that fires decides; one that loses its draw lets the next one try.
-//! A spent rule is gone. Rules for the Teams exchange are accepted but never fire, as that operation is not offered.
-//! A delayed call whose client hangs up is never acted on; `late` is the rule for work that outlives its caller.
+//! Rules are tried in order, and the first that fires decides. A rule with a `share` fires at random; if it does not, the next rule is tried.
+//! A rule whose `count` is used up is removed. Rules for the Teams exchange are accepted but never fire, because that operation is not offered.
+//! A delayed or held call whose client disconnects is never carried out; `late` is for calls that outlive their client.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::http::StatusCode;
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
+use tokio::sync::watch;
 
 use super::{call::Operation, refusal::Refusal};
 
 /// The longest wait a rule may ask for.
 const LONGEST_DELAY_MS: u64 = 3_600_000;
 
-/// The rules in force.
+/// The rules in force, and a signal each time they are replaced.
 #[derive(Default)]
-pub(super) struct Faults(Mutex<Vec<Rule>>);
+pub(super) struct Faults {
+    rules: Mutex<Vec<Rule>>,
+    replaced: watch::Sender<()>,
+}
+
+/// A rule that fired for a call.
+pub(super) struct Fault {
+    pub(super) kind: Kind,
+    replaced: watch::Receiver<()>,
+}
 
 /// One rule.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    /// None means any operation.
+    /// None stands for any operation.
     operation: Option<Operation>,
     kind: Kind,
     share: Option<f64>,
@@ -37,6 +44,8 @@ pub(super) struct Rule {
 pub(super) enum Kind {
     /// Waits, then acts and answers.
     Delay(Duration),
+    /// Waits until the rules are replaced or cleared, then acts and answers.
+    Hold,
     /// Answers without acting.
     Status { status: StatusCode, retry_after_seconds: Option<u64> },
     /// Neither acts nor answers.
@@ -45,22 +54,24 @@ pub(super) enum Kind {
     DropBefore,
     /// Acts, then closes the connection without answering.
     DropAfter,
-    /// Closes the connection at once, and acts after a while.
+    /// Closes the connection at once, and acts later.
     Late(Duration),
 }
 
 impl Faults {
     pub(super) fn replace(&self, rules: Vec<Rule>) {
-        *self.lock() = rules;
+        let mut current = self.rules.lock();
+        *current = rules;
+        self.replaced.send_replace(());
     }
 
     pub(super) fn list(&self) -> Vec<Rule> {
-        self.lock().clone()
+        self.rules.lock().clone()
     }
 
-    /// Decides whether, and how, a call is spoiled.
-    pub(super) fn draw(&self, operation: Operation) -> Option<Kind> {
-        let mut rules = self.lock();
+    /// Finds the rule that fires for a call, if any.
+    pub(super) fn draw(&self, operation: Operation) -> Option<Fault> {
+        let mut rules = self.rules.lock();
         let index = rules.iter().position(|rule| rule.fires(operation))?;
         let kind = rules[index].kind;
         if let Some(remaining) = &mut rules[index].remaining {
@@ -69,17 +80,21 @@ impl Faults {
                 rules.remove(index);
             }
         }
-        Some(kind)
+        // Subscribed under the lock: the next replacement is the one that releases this call.
+        Some(Fault { kind, replaced: self.replaced.subscribe() })
     }
+}
 
-    /// A list of rules is whole at any time, so a poisoned lock is as good as any.
-    fn lock(&self) -> MutexGuard<'_, Vec<Rule>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Fault {
+    /// Waits until the rules are replaced or cleared.
+    pub(super) async fn released(&mut self) {
+        // It fails only when the emulator is gone, which releases the call as well.
+        let _ = self.replaced.changed().await;
     }
 }
 
 impl Rule {
-    /// Reads `{"rules": […]}`; the error names the member that is wrong.
+    /// Reads `{"rules": […]}`; the error names the invalid member.
     pub(super) fn parse_all(body: &[u8]) -> Result<Vec<Self>, Refusal> {
         let bad_list = || bad("rules", "must be a list of objects");
         let body: Value = serde_json::from_slice(body).map_err(|_| bad_list())?;
@@ -91,7 +106,7 @@ impl Rule {
         rules.iter().enumerate().map(parse).collect()
     }
 
-    /// Writes the rule as it was read, save for the count, which is what is left of it.
+    /// Writes the rule as it was read, with the remaining count.
     pub(super) fn to_json(&self) -> Value {
         let mut rule = json!({ "operation": self.operation.map_or("*", Operation::name), "kind": self.kind.name() });
         match self.kind {
@@ -104,7 +119,7 @@ impl Rule {
                     rule["retryAfterSeconds"] = seconds.into();
                 }
             }
-            Kind::Hang | Kind::DropBefore | Kind::DropAfter => {}
+            Kind::Hold | Kind::Hang | Kind::DropBefore | Kind::DropAfter => {}
         }
         if let Some(share) = self.share {
             rule["share"] = share.into();
@@ -116,7 +131,7 @@ impl Rule {
     }
 
     fn fires(&self, operation: Operation) -> bool {
-        self.operation.is_none_or(|own| own == operation) && self.share.is_none_or(|share| fraction() < share)
+        self.operation.is_none_or(|own| own == operation) && self.share.is_none_or(|share| fastrand::f64() < share)
     }
 }
 
@@ -124,6 +139,7 @@ impl Kind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Delay(_) => "delay",
+            Self::Hold => "hold",
             Self::Status { .. } => "status",
             Self::Hang => "hang",
             Self::DropBefore => "drop_before",
@@ -133,7 +149,7 @@ impl Kind {
     }
 }
 
-/// The members of a rule's JSON, and where it stands in the request.
+/// The members of a rule's JSON, and the path of the rule in the request.
 struct Members<'a> {
     path: String,
     members: &'a Map<String, Value>,
@@ -181,6 +197,7 @@ impl Members<'_> {
         match self.get("kind").and_then(Value::as_str) {
             Some("delay") => Ok(Kind::Delay(wait()?)),
             Some("late") => Ok(Kind::Late(wait()?)),
+            Some("hold") => Ok(Kind::Hold),
             Some("hang") => Ok(Kind::Hang),
             Some("drop_before") => Ok(Kind::DropBefore),
             Some("drop_after") => Ok(Kind::DropAfter),
@@ -191,7 +208,7 @@ impl Members<'_> {
                     .ok_or_else(|| self.bad("status", "is required by this kind"))?,
                 retry_after_seconds: self.number("retryAfterSeconds", 0, u64::from(u32::MAX))?,
             }),
-            _ => Err(self.bad("kind", "must be delay, status, hang, drop_before, drop_after or late")),
+            _ => Err(self.bad("kind", "must be delay, hold, status, hang, drop_before, drop_after or late")),
         }
     }
 
@@ -212,12 +229,6 @@ impl Members<'_> {
 
 fn bad(member: &str, problem: &str) -> Refusal {
     Refusal::validation(format!("{member} {problem}.")).at(member.to_owned())
-}
-
-/// Draws a number of at least 0 and below 1.
-fn fraction() -> f64 {
-    let [.., a, b, c, d] = Uuid::new_v4().into_bytes();
-    f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]
@@ -252,7 +263,7 @@ mod tests {
             {"operation":"*","kind":"late","delayMs":5}"#;
         let faults = Faults::default();
         faults.replace(rules(text).unwrap());
-        let draw = |operation| faults.draw(operation).map(Kind::name);
+        let draw = |operation| faults.draw(operation).map(|fault| fault.kind.name());
         assert_eq!(draw(Operation::Create), Some("late"));
         assert_eq!(draw(Operation::Issue), Some("hang"));
         assert_eq!(draw(Operation::Issue), Some("late"));
@@ -260,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn share_is_roughly_kept() {
+    fn share_is_roughly_met() {
         let faults = Faults::default();
         faults.replace(rules(r#"{"operation":"*","kind":"hang","share":0.25}"#).unwrap());
         let fired = (0..4000).filter(|_| faults.draw(Operation::Issue).is_some()).count();

@@ -1,4 +1,4 @@
-//! What callers ask for in bodies, and what of it they get.
+//! Reads scopes and lifetime from request bodies.
 //!
 //! Explicit nulls count as absent, as recorded; unknown members are ignored.
 
@@ -9,7 +9,7 @@ use super::{call::Version, refusal::Refusal};
 const DEFAULT_MINUTES: i64 = 1440;
 const ALLOWED_MINUTES: std::ops::RangeInclusive<i64> = 60..=1440;
 
-/// A token that may be issued.
+/// The scopes and the lifetime of a token to issue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Grant {
     pub(super) scopes: Vec<String>,
@@ -75,7 +75,7 @@ fn minutes(asked: Option<i64>, version: Version) -> Result<i64, Refusal> {
     }
 }
 
-/// A choice: what ACS says to an unknown scope was not recorded, so the words follow its answer to an empty list.
+/// A choice: no response to an unknown scope was recorded, so the text follows the response to an empty list.
 fn check_scopes(scopes: &[String], version: Version) -> Result<(), Refusal> {
     let known = |scope: &str| match scope {
         "chat" | "voip" => true,

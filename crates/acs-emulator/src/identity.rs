@@ -1,7 +1,7 @@
 //! The ids of the resource and of its identities.
 //!
 //! An id is `8:acs:<resource guid>_<guid-shaped suffix>`, compared as given, letter case included.
-//! The resource's guid follows from its first access key, so that a restarted emulator still owns the identities of its earlier run.
+//! The resource's guid follows from its first access key, so that a restarted emulator still owns the identities of an earlier run.
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{AccessKey, refusal::Refusal};
 
-/// The clouds whose identities are well-formed, though only the first can be this resource's.
+/// The clouds that identities may name; this resource is in the first.
 const CLOUDS: [&str; 3] = ["acs", "gcch-acs", "dod-acs"];
 
 /// The emulated resource.
@@ -34,7 +34,7 @@ impl Resource {
         &self.guid
     }
 
-    /// Makes a new identity's id: milliseconds in front, as real ids look time-ordered, and 62 random bits behind.
+    /// Makes the id of a new identity: milliseconds first, because real ids look ordered by time, then 62 random bits.
     pub(super) fn new_identity(&self, now: DateTime<Utc>) -> String {
         let time = u128::try_from(now.timestamp_millis()).unwrap_or_default();
         let suffix = Uuid::from_u128((time << 64) | (Uuid::new_v4().as_u128() & u128::from(u64::MAX)));

@@ -1,11 +1,11 @@
-//! The emulator: ACS Identity in this process, strict about what it is sent and truthful about what it revoked.
+//! An emulator of Azure Communication Services Identity for tests and development.
 //!
-//! It is a second reading of the service's contract and shares no code with the ACS client, so that a mistake in one shows up against the other.
-//! Its router must be served at the root of its address: signatures cover the request target as it came over the wire.
+//! It checks every request strictly and can tell whether a token is still valid. It shares no code with any ACS client, so that a mistake on one side shows up on the other.
+//! Its router must be served at the root of its address: signatures cover the request target as it was sent.
 //! Only access keys are accepted; Entra bearer tokens are denied, and the Teams exchange is not offered.
 //!
-//! Sources: the public REST specification, the recordings of the official SDKs' tests, and the SDKs' own behaviour.
-//! What none of them settles is chosen here and named as a choice where it is made.
+//! Sources: the public REST specification, the recordings of the official SDKs' tests, and the behaviour of the SDKs.
+//! Where they leave a question open, the comment at that place begins with "A choice".
 
 use std::{fmt, sync::Arc};
 
@@ -36,21 +36,21 @@ mod token;
 pub use clock::Clock;
 pub use limits::{Limited, Limits};
 
-/// What an emulated resource is set up with.
+/// The settings of an emulated resource.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The resource's one or two access keys; the first also decides the resource's id.
     pub access_keys: Vec<AccessKey>,
-    /// Whether an identity of this resource that this process never created is unknown instead of adopted.
+    /// Whether an identity of this resource that this process did not create is refused; otherwise it is adopted.
     pub strict_identities: bool,
-    /// How many calls are taken; any number where not set.
+    /// The rate limits; unlimited if not set.
     pub limits: Option<Limits>,
-    /// Whether tokens get a cheap signature that nobody can verify, for load tests: RSA would take most of the time.
+    /// Whether tokens get a cheap signature that cannot be verified, for load tests: RSA would take most of the time.
     pub cheap_signatures: bool,
 }
 
 impl Settings {
-    /// A resource with these keys and the documented limits, and real signatures.
+    /// A resource with these keys, the documented limits and real signatures.
     #[must_use]
     pub fn new(access_keys: Vec<AccessKey>) -> Self {
         let limits = Some(Limits::default());
@@ -63,10 +63,10 @@ impl Settings {
 pub struct AccessKey(Vec<u8>);
 
 impl AccessKey {
-    /// Reads a key in the base64 form that connection strings carry.
+    /// Reads a key in the base64 form of connection strings.
     ///
     /// # Errors
-    /// Fails if the text is not standard base64 with padding, or is empty.
+    /// If the text is empty or not standard base64 with padding.
     pub fn parse(text: &str) -> Result<Self, Error> {
         match BASE64_STANDARD.decode(text) {
             Ok(bytes) if !bytes.is_empty() => Ok(Self(bytes)),
@@ -74,7 +74,7 @@ impl AccessKey {
         }
     }
 
-    /// Returns the key as a connection string shows it.
+    /// Returns the key in the form of connection strings.
     #[must_use]
     pub fn as_base64(&self) -> String {
         BASE64_STANDARD.encode(&self.0)
@@ -91,17 +91,14 @@ impl fmt::Debug for AccessKey {
     }
 }
 
-/// Why an emulator could not be set up.
+/// Why an emulator could not be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The text is not a base64 access key.
-    #[error("the access key is not base64, or is empty")]
+    #[error("the access key is empty or not valid base64")]
     AccessKey,
-    /// A resource has one or two access keys.
     #[error("a resource has one or two access keys, not {0}")]
     KeyCount(usize),
-    /// The key that signs tokens could not be made.
     #[error("the token signing key could not be generated")]
     SigningKey,
 }
@@ -113,10 +110,10 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Sets up a resource without identities and generates its token signing key.
+    /// Creates a resource without identities and generates its token signing key.
     ///
     /// # Errors
-    /// Fails if there is not one key or two, or if the signing key cannot be generated.
+    /// If the number of keys is not one or two, or if the signing key cannot be generated.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
         let Settings { access_keys, strict_identities, limits, cheap_signatures } = settings;
         if access_keys.len() > 2 {
@@ -137,7 +134,7 @@ impl Emulator {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Returns the data plane, and the control surface under `/_emulator`, as one router.
+    /// Returns the data plane and the control endpoints under `/_emulator` as one router.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/_emulator/stats", get(control::stats))

@@ -1,24 +1,21 @@
-//! How many calls of each kind the resource takes in any thirty seconds.
+//! Rate limits: how many calls of each kind are allowed in 30 seconds.
 //!
-//! The numbers are those of Microsoft's "Service limits" page, which says neither how the window moves nor whether refused
-//! calls count. The harsh reading is a choice: the window slides, and every call counts, also one that is refused.
-//! `Retry-After` is documented for other services of ACS but not for this one, so it is sent only where asked for.
+//! The numbers are those of Microsoft's "Service limits" page. It does not say how the window moves or whether refused
+//! calls count. A choice, the strict one: the window slides, and refused calls count.
+//! `Retry-After` is documented for other services of ACS but not for this one, so it is optional.
 
-use std::{
-    collections::VecDeque,
-    str::FromStr,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::VecDeque, str::FromStr};
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 
 use super::refusal::Refusal;
 
 const WINDOW_MS: i64 = 30_000;
-/// Calls are counted in cells of this length, so that memory is bounded whatever comes.
+/// Calls are counted in cells of this length, which bounds memory.
 const CELL_MS: i64 = 100;
 
-/// A kind of call that is counted for itself.
+/// A kind of call with its own limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limited {
     /// Identities without a token.
@@ -37,7 +34,7 @@ pub enum Limited {
 #[derive(Clone, Debug)]
 pub struct Limits {
     calls: [usize; 5],
-    /// Whether a refusal says when to come back.
+    /// Whether a 429 has `Retry-After`.
     pub tells_retry_after: bool,
 }
 
@@ -69,7 +66,7 @@ impl FromStr for Limited {
     }
 }
 
-/// What was called lately; without limits nothing is kept.
+/// The recent calls; without limits nothing is recorded.
 pub(super) struct Gate {
     limits: Option<Limits>,
     calls: [Mutex<VecDeque<(i64, usize)>>; 5],
@@ -80,12 +77,11 @@ impl Gate {
         Self { limits, calls: Default::default() }
     }
 
-    /// Counts a call, and refuses it if it is one too many.
+    /// Counts a call and refuses it if it exceeds the limit.
     pub(super) fn pass(&self, limited: Limited, now: DateTime<Utc>) -> Result<(), Refusal> {
         let Some(limits) = &self.limits else { return Ok(()) };
         let now_ms = now.timestamp_millis();
-        // Counts are whole at any time, so a poisoned lock is as good as any.
-        let mut calls = self.calls[limited as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut calls = self.calls[limited as usize].lock();
         let cell = now_ms.div_euclid(CELL_MS);
         while calls.front().is_some_and(|(cell, _)| (cell + 1) * CELL_MS + WINDOW_MS <= now_ms) {
             calls.pop_front();

@@ -3,7 +3,7 @@
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// An emulator of Azure Communication Services Identity, for tests and development machines.
+/// An emulator of Azure Communication Services Identity, for tests and development.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 struct Cli {

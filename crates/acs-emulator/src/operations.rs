@@ -1,4 +1,4 @@
-//! The four operations, as they act on the state once a caller is known.
+//! The four operations.
 
 use axum::{
     body::Bytes,
@@ -16,7 +16,7 @@ use super::{
     refusal::Refusal,
 };
 
-/// An authenticated call, with all that its operation may want to know.
+/// An authenticated call.
 pub(super) struct Call {
     pub(super) action: Action,
     pub(super) uri: Uri,
@@ -91,7 +91,7 @@ impl Shared {
         success(StatusCode::OK, &self.access_token(id, grant)?)
     }
 
-    /// Signs outside the lock of the state; a token revoked while it is being signed is dead on arrival, as it should be.
+    /// Signs outside of the lock; a token that is revoked while it is being signed is revoked when it arrives.
     fn access_token(&self, id: &str, grant: &Grant) -> Result<AccessToken, Refusal> {
         let now = self.clock.now();
         let expires_on = now + TimeDelta::minutes(grant.minutes);
@@ -112,7 +112,7 @@ pub(super) fn round_trip(time: DateTime<Utc>) -> String {
     }
 }
 
-/// ACS names a charset on success, and none on errors.
+/// ACS names a charset on success, but not on errors.
 fn success(status: StatusCode, body: &impl Serialize) -> Result<Response, Refusal> {
     let json = serde_json::to_vec(body).map_err(|_| Refusal::internal())?;
     let content_type = HeaderValue::from_static("application/json; charset=utf-8");

@@ -1,6 +1,6 @@
-//! Every answer of the emulator that is not a success, in the error shape of ACS.
+//! The error responses, in the shape that ACS uses.
 //!
-//! Codes and texts that the recordings show are used to the letter; where none was recorded the choice is marked.
+//! Recorded codes and texts are used word for word.
 
 use std::borrow::Cow;
 
@@ -46,7 +46,7 @@ impl Refusal {
         Self { status, detail, retry_after_seconds: None }
     }
 
-    /// Names the member of the request that is at fault.
+    /// Names the invalid member of the request.
     pub(super) fn at(mut self, target: impl Into<Cow<'static, str>>) -> Self {
         self.detail.target = Some(target.into());
         self
@@ -65,7 +65,7 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, "IdentityNotOwned", message)
     }
 
-    /// A choice: no answer of ACS about a deleted identity was recorded, but the SDKs map 404 to an error of its own.
+    /// A choice: no response of ACS about a deleted identity was recorded, but the SDKs map 404 to a separate error.
     pub(super) fn identity_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "IdentityNotFound", "Provided identity doesn't exist.")
     }

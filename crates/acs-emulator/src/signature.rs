@@ -1,10 +1,10 @@
 //! Checks that a request was signed with one of the resource's access keys.
 //!
-//! What is signed is `{method}\n{target}\n{values}`, the values being those of the headers that `SignedHeaders` names, in its order, joined by `;`.
-//! Target, header values and body count as received: nothing is normalised, because the sender signed what it sent.
+//! The signed text is `{method}\n{target}\n{values}`. The values are those of the headers in `SignedHeaders`, in that order, joined by `;`.
+//! Target, header values and body are used as received; nothing is normalised.
 //! The date is in `x-ms-date`, or in `Date` with older clients; `SignedHeaders` says which.
 //! There is no replay check: the official JavaScript client repeats date and signature when it retries.
-//! A choice: dates may be 15 minutes off either way; ACS's own tolerance is not documented.
+//! A choice: dates may be off by up to 15 minutes; the tolerance of ACS is not documented.
 
 use axum::http::{HeaderMap, header::AUTHORIZATION, request::Parts};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -19,18 +19,18 @@ const TOLERANCE: TimeDelta = TimeDelta::minutes(15);
 const CONTENT_HASH: &str = "x-ms-content-sha256";
 const DATES: [&str; 2] = ["x-ms-date", "date"];
 
-/// Why a request is not taken as its sender's.
+/// Why a signature is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Denial {
-    #[error("there is no well-formed HMAC-SHA256 authorization")]
+    #[error("the HMAC-SHA256 authorization is missing or malformed")]
     Authorization,
-    #[error("date, host and content hash must be signed, and present exactly once")]
+    #[error("date, host and content hash must be signed and present exactly once")]
     SignedHeaders,
-    #[error("the content hash is not that of the body")]
+    #[error("the content hash does not match the body")]
     ContentHash,
-    #[error("the date is malformed, or more than 15 minutes off")]
+    #[error("the date is malformed or off by more than 15 minutes")]
     Date,
-    #[error("no access key gives this signature")]
+    #[error("the signature matches neither access key")]
     Signature,
 }
 
@@ -57,13 +57,13 @@ pub(super) fn verify(parts: &Parts, body: &[u8], keys: &[AccessKey], now: DateTi
     if matches(target, &signed.values) {
         return Ok(());
     }
-    if let Some(fault) = signed.known_fault(target, matches) {
-        tracing::debug!(fault, "the signature would match but for a fault of the client");
+    if let Some(mistake) = signed.known_mistake(target, matches) {
+        tracing::debug!(mistake, "the signature does not match because of a known mistake of the client");
     }
     Err(Denial::Signature)
 }
 
-/// The parts of the request that the signature covers besides its first line.
+/// The headers that the signature covers.
 struct Signed<'a> {
     values: Vec<&'a [u8]>,
     date: &'a [u8],
@@ -82,8 +82,8 @@ impl<'a> Signed<'a> {
         Some(Self { date: values[date], content_hash: values[content_hash], host_index, values })
     }
 
-    /// Finds out whether an old client's habit explains a mismatch, which only serves the log.
-    fn known_fault(&self, target: &str, matches: impl Fn(&str, &[&[u8]]) -> bool) -> Option<&'static str> {
+    /// Explains a mismatch by a known mistake of clients, for the log.
+    fn known_mistake(&self, target: &str, matches: impl Fn(&str, &[&[u8]]) -> bool) -> Option<&'static str> {
         if target.strip_prefix('/').is_some_and(|target| matches(target, &self.values)) {
             return Some("the path was signed without its leading slash");
         }

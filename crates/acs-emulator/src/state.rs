@@ -1,17 +1,16 @@
-//! Which identities exist and which of their tokens are good, in ACS's order of events.
+//! Which identities exist, and which of their tokens are valid.
 //!
-//! A token is good if its identity exists, it has not expired, and no revocation came after it.
-//! ACS's tokens tell time in whole seconds, and how it treats a token of the very second of a revocation is unknown.
-//! The harsh reading is a choice: such a token is dead even if it was issued after the revocation.
+//! A token is valid if its identity exists, it has not expired, and no revocation came after it.
+//! Tokens have whole seconds, and how ACS treats a token from the second of a revocation is unknown.
+//! A choice, the strict one: such a token is revoked even if it was issued after the revocation.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{HashMap, hash_map::Entry};
 
-/// All identities of the resource that this process has seen.
+use parking_lot::Mutex;
+
+/// The identities of the resource that this process has seen.
 pub(super) struct Identities {
-    /// Whether an unseen id of the own resource is unknown; otherwise it is taken as created by an earlier run.
+    /// Whether unseen ids of this resource are unknown; otherwise they count as created by an earlier run.
     strict: bool,
     inner: Mutex<Inner>,
 }
@@ -23,13 +22,13 @@ struct Inner {
     last_serial: u64,
 }
 
-/// One identity; a deleted one stays, so that its id is not adopted again.
+/// One identity. Deleted ones stay, so that their ids are not adopted again.
 #[derive(Default)]
 struct Identity {
     deleted: bool,
     issued: u64,
     revoked_through: Option<i64>,
-    /// The tokens that no revocation has ended, by ascending serial; some may have expired.
+    /// The tokens that are not revoked, by ascending serial; some may have expired.
     unrevoked: Vec<Unrevoked>,
 }
 
@@ -50,9 +49,9 @@ pub(super) struct Report {
     pub(super) active: usize,
 }
 
-/// Whether a token is good, and if not, why.
+/// Whether a token is valid, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum TokenState {
     Active,
     Expired,
     Revoked,
@@ -64,16 +63,16 @@ impl Identities {
         Self { strict, inner: Mutex::default() }
     }
 
-    /// Records a new identity, whose id nobody else can have.
+    /// Records a new identity.
     pub(super) fn create(&self, id: &str) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.seen.insert(id.to_owned(), Identity::default());
         inner.existing += 1;
     }
 
-    /// Records a token issued in second `now` and returns the number that sets it apart from all others.
+    /// Records a token issued in second `now` and returns its unique number.
     pub(super) fn issue(&self, id: &str, now: i64, expires: i64) -> Result<u64, NotFound> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.last_serial += 1;
         let serial = inner.last_serial;
         let identity = inner.find(id, self.strict)?;
@@ -85,18 +84,18 @@ impl Identities {
         Ok(serial)
     }
 
-    /// Ends every token issued so far, and every token of second `now`.
+    /// Revokes every token issued so far, and every token of second `now`.
     pub(super) fn revoke(&self, id: &str, now: i64) -> Result<(), NotFound> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let identity = inner.find(id, self.strict)?;
         identity.unrevoked = Vec::new();
         identity.revoked_through = identity.revoked_through.max(Some(now));
         Ok(())
     }
 
-    /// Ends the identity and its tokens; ending it again is no error.
+    /// Deletes an identity and its tokens; deleting it again is not an error.
     pub(super) fn delete(&self, id: &str) -> Result<(), NotFound> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.seen.get(id).is_some_and(|identity| identity.deleted) {
             return Ok(());
         }
@@ -109,38 +108,33 @@ impl Identities {
 
     /// Counts the identities that exist.
     pub(super) fn existing(&self) -> usize {
-        self.lock().existing
+        self.inner.lock().existing
     }
 
     pub(super) fn report(&self, id: &str, now: i64) -> Report {
-        self.lock().seen.get(id).map_or_else(Report::default, |identity| Report {
+        self.inner.lock().seen.get(id).map_or_else(Report::default, |identity| Report {
             exists: !identity.deleted,
             issued: identity.issued,
             active: identity.unrevoked.iter().filter(|token| token.expires > now).count(),
         })
     }
 
-    /// Judges a token that this process issued.
-    pub(super) fn standing(&self, id: &str, serial: u64, expires: i64, now: i64) -> Standing {
-        let inner = self.lock();
+    /// Returns the state of a token that this process issued.
+    pub(super) fn token_state(&self, id: &str, serial: u64, expires: i64, now: i64) -> TokenState {
+        let inner = self.inner.lock();
         match inner.seen.get(id).filter(|identity| !identity.deleted) {
-            None => Standing::IdentityDeleted,
-            Some(_) if expires <= now => Standing::Expired,
+            None => TokenState::IdentityDeleted,
+            Some(_) if expires <= now => TokenState::Expired,
             Some(identity) => match identity.unrevoked.binary_search_by_key(&serial, |token| token.serial) {
-                Ok(_) => Standing::Active,
-                Err(_) => Standing::Revoked,
+                Ok(_) => TokenState::Active,
+                Err(_) => TokenState::Revoked,
             },
         }
-    }
-
-    /// A panic elsewhere cannot leave the maps half changed, so a poisoned lock is as good as any.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    /// Finds a living identity, adopting an unseen one unless `strict`.
+    /// Finds an identity that is not deleted, adopting an unseen one unless `strict`.
     fn find(&mut self, id: &str, strict: bool) -> Result<&mut Identity, NotFound> {
         let identity = match self.seen.entry(id.to_owned()) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -155,7 +149,7 @@ impl Inner {
 }
 
 impl Identity {
-    /// Drops expired tokens when the list is full, then makes room for as many again, so that the cost per token is constant.
+    /// Drops expired tokens when the list is full, then doubles its capacity, so that the cost per token is constant.
     fn forget_expired(&mut self, now: i64) {
         if self.unrevoked.len() == self.unrevoked.capacity() {
             self.unrevoked.retain(|token| token.expires > now);
@@ -169,15 +163,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_of_the_revocations_second_is_dead() {
+    fn token_from_the_second_of_a_revocation_is_revoked() {
         let identities = Identities::new(true);
         identities.create("a");
         let before = identities.issue("a", 10, 100).unwrap();
         identities.revoke("a", 10).unwrap();
         let same_second = identities.issue("a", 10, 100).unwrap();
         let next_second = identities.issue("a", 11, 100).unwrap();
-        let standings = [before, same_second, next_second].map(|serial| identities.standing("a", serial, 100, 12));
-        assert_eq!(standings, [Standing::Revoked, Standing::Revoked, Standing::Active]);
+        let states = [before, same_second, next_second].map(|serial| identities.token_state("a", serial, 100, 12));
+        assert_eq!(states, [TokenState::Revoked, TokenState::Revoked, TokenState::Active]);
         assert_eq!(identities.report("a", 12), Report { exists: true, issued: 3, active: 1 });
         assert_eq!(identities.report("a", 100).active, 0);
     }
@@ -188,7 +182,7 @@ mod tests {
         identities.create("a");
         let ahead = identities.issue("a", 50, 100).unwrap();
         identities.revoke("a", 10).unwrap();
-        assert_eq!(identities.standing("a", ahead, 100, 51), Standing::Revoked);
+        assert_eq!(identities.token_state("a", ahead, 100, 51), TokenState::Revoked);
     }
 
     #[test]
@@ -197,7 +191,7 @@ mod tests {
         for second in 0..1000 {
             identities.issue("a", second, second + 10).unwrap();
         }
-        let inner = identities.lock();
+        let inner = identities.inner.lock();
         assert!(inner.seen["a"].unrevoked.len() < 64);
         assert_eq!(inner.seen["a"].issued, 1000);
     }

@@ -1,4 +1,4 @@
-//! Counters of what callers did, kept without a lock.
+//! Counters of calls.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,18 +6,18 @@ use serde_json::{Map, Value, json};
 
 use super::call::Operation;
 
-/// What was received since the emulator started.
+/// The counts since the emulator started.
 #[derive(Default)]
 pub(super) struct Counters {
     calls: [AtomicU64; Operation::ALL.len()],
-    /// Requests whose signature did not hold; an identity of another resource is not among them.
+    /// Requests without a valid signature; calls for an identity of another resource are not counted here.
     pub(super) unauthorized: Counter,
     /// Answers with status 429.
     pub(super) throttled: Counter,
 }
 
 impl Counters {
-    /// Counts an authenticated call, whatever becomes of it.
+    /// Counts an authenticated call, whatever its result.
     pub(super) fn call(&self, operation: Operation) {
         self.calls[operation as usize].fetch_add(1, Ordering::Relaxed);
     }

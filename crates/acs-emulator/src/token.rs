@@ -1,10 +1,8 @@
 //! Access tokens: RS256 JWTs with the claims, and the order of claims, of real ones.
 //!
-//! Real tokens have no unique claim, so two of one second may be the same string.
-//! The emulator has to tell them apart to count them, so each carries its number in one more claim, `emulatorSerial`.
+//! Real tokens have no unique claim, so two from the same second may be identical.
+//! The emulator has to tell them apart, so each has its number in an additional claim, `emulatorSerial`.
 //! Region and location are those of a public sample; `scp` is 1792 in every sample, whatever the scopes.
-
-use std::fmt::Write as _;
 
 use aws_lc_rs::{
     digest, hmac,
@@ -18,10 +16,10 @@ use serde_json::{Value, json};
 
 use super::{Error, identity::Resource};
 
-/// Makes tokens, and recognises its own.
+/// Signs tokens and recognises its own.
 pub(super) struct Mint {
     key: RsaKeyPair,
-    /// Signs in the place of the key where signatures shall be cheap: they have the length of real ones, and no more.
+    /// Signs instead of `key` if signatures are to be cheap; they only have the length of real ones.
     cheap: Option<hmac::Key>,
     key_id: String,
     thumbprint: String,
@@ -29,7 +27,7 @@ pub(super) struct Mint {
     resource: String,
 }
 
-/// What a token says, in the order in which real ones say it.
+/// The claims of a token, in the order of real ones.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Claims {
@@ -55,20 +53,20 @@ struct Header<'a> {
 }
 
 impl Mint {
-    /// Generates a key of 2048 bits, the size of ACS's signatures.
+    /// Generates a key of 2048 bits, as ACS uses.
     pub(super) fn new(resource: &Resource, cheap_signatures: bool) -> Result<Self, Error> {
         let cheap = cheap_signatures.then(|| hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()));
         let cheap = cheap.transpose().map_err(|_| Error::SigningKey)?;
         let key = RsaKeyPair::generate(KeySize::Rsa2048).map_err(|_| Error::SigningKey)?;
         let sha1 = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, key.public_key().as_ref());
-        let key_id = upper_hex(sha1.as_ref());
+        let key_id = hex::encode_upper(sha1.as_ref());
         let thumbprint = BASE64_URL_SAFE_NO_PAD.encode(sha1);
         let header = Header { alg: "RS256", kid: &key_id, x5t: &thumbprint, typ: "JWT" };
         let encoded_header = encode(&header).ok_or(Error::SigningKey)?;
         Ok(Self { key, cheap, key_id, thumbprint, encoded_header, resource: resource.guid().to_owned() })
     }
 
-    /// Makes a token; `issued` and `expires` are seconds since 1970. None if signing fails, which it has no reason to.
+    /// Makes a token; `issued` and `expires` are seconds since 1970. None if signing fails.
     pub(super) fn token(
         &self,
         identity: &str,
@@ -114,7 +112,7 @@ impl Mint {
         }
     }
 
-    /// Returns the claims of a token that this mint signed, good or not.
+    /// Returns the claims of a token that this key signed, valid or not.
     pub(super) fn claims(&self, token: &str) -> Option<Claims> {
         let (message, signature) = token.rsplit_once('.')?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
@@ -150,19 +148,11 @@ impl Claims {
     }
 }
 
-/// Takes modulus and exponent out of the DER of a public key of 2048 bits.
+/// Returns modulus and exponent of the DER form of a public key of 2048 bits.
 ///
-/// The library always uses 65537, so that only one layout occurs: nine bytes of headers and sign, the modulus, two bytes of header, the exponent.
+/// The library always uses the exponent 65537, so there is only one layout: nine bytes of headers and sign, the modulus, two bytes of header, the exponent.
 fn components(der: &[u8]) -> (&[u8], &[u8]) {
     (der.get(9..265).unwrap_or_default(), der.get(267..).unwrap_or_default())
-}
-
-fn upper_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02X}");
-        text
-    })
 }
 
 fn encode(value: &impl Serialize) -> Option<String> {
@@ -248,6 +238,6 @@ mod tests {
             .verify(&RSA_PKCS1_2048_8192_SHA256, message.as_bytes(), &signature)
             .unwrap();
         let kid = key["kid"].as_str().unwrap();
-        assert_eq!(kid, upper_hex(&part("x5t")));
+        assert_eq!(kid, hex::encode_upper(part("x5t")));
     }
 }

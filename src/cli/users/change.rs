@@ -1,8 +1,5 @@
-//! `users revoke`, `block`, `unblock` and `delete`: changes that reach ACS, now or a little later.
+//! `users revoke`, `block`, `unblock`, `allow-older-sign-ins` and `delete`.
 
-use std::io::{self, IsTerminal};
-
-use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -10,7 +7,7 @@ use super::{One, name};
 use crate::{
     api::{ChangeRequest, ChangeResponse, OperationState},
     cli::{
-        operations,
+        confirm, operations,
         remote::{Session, read},
         table,
     },
@@ -18,38 +15,38 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Take every token of a user back, and refuse logins from before now.
+    /// Revoke all tokens of a user and reject earlier sign-ins.
     Revoke {
         #[command(flatten)]
         change: Change,
-        /// Let logins from before now get new tokens.
+        /// Keep accepting earlier sign-ins: the user can get new tokens without signing in again.
         #[arg(long)]
         keep_sign_ins: bool,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Take every token of a user back, and give none until the user is unblocked.
+    /// Revoke all tokens of a user and issue no more until the user is unblocked.
     Block {
         #[command(flatten)]
         change: Change,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Let a blocked user have tokens again.
+    /// Issue tokens to a blocked user again.
     Unblock {
         #[command(flatten)]
         change: Change,
     },
-    /// Let a user's logins in again that a revocation by mistake shut out.
+    /// Undo an accidental revocation's sign-in cut-off.
     AllowOlderSignIns {
         #[command(flatten)]
         change: Change,
     },
-    /// Delete a user's identity at ACS, with its chat memberships, for good.
+    /// Permanently delete a user's identity at ACS, with its chat memberships.
     Delete {
         #[command(flatten)]
         change: Change,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
@@ -57,40 +54,37 @@ pub(super) enum Command {
     },
 }
 
-/// To whom, and why.
+/// The user and the reason.
 #[derive(Debug, Args)]
 pub(super) struct Change {
     #[command(flatten)]
     one: One,
-    /// Why, for the audit trail.
+    /// The reason, for the audit log.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
 
-/// How long the command takes.
+/// Whether to wait for ACS.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Wait {
-    /// Wait until ACS has confirmed it, two minutes at most.
+    /// Wait until ACS has confirmed the change, at most two minutes.
     #[arg(long)]
     wait: bool,
 }
 
 impl Command {
-    /// Makes sure that what cannot be undone is meant.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    /// Asks for confirmation of a deletion.
+    pub(super) fn confirm(&self) -> anyhow::Result<()> {
         let Self::Delete { change, yes: false, .. } = self else {
             return Ok(());
         };
         let user = table::printable(&change.one.user);
-        ensure!(io::stdin().is_terminal(), "deleting {user} cannot be undone, and there is nobody to ask: give --yes");
-        eprint!("Delete the identity of {user} at ACS, with its chat memberships, for good? Type `yes`: ");
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer).context("cannot read the answer")?;
-        ensure!(answer.trim() == "yes", "nothing was deleted");
-        Ok(())
+        confirm::require_terminal(&format!("deleting {user}"))?;
+        let question = format!("Permanently delete the identity of {user} at ACS, with its chat memberships?");
+        confirm::ask(&question, "nothing was deleted")
     }
 
-    /// Makes the change and shows what became of it.
+    /// Makes the change and shows the result.
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
             Self::Revoke { change, keep_sign_ins, wait } => {
@@ -113,7 +107,7 @@ impl Command {
                 let (user, request) = change.into_parts();
                 let answer = session.client.post(&["users", &user, "allow-older-sign-ins"], &request).await?;
                 session.show(&answer, |change: &ChangeResponse| {
-                    format!("logins from before the last revocation of {} are good again\n", name(&change.user))
+                    format!("sign-ins of {} from before the last revocation are accepted again\n", name(&change.user))
                 })
             }
             Self::Delete { change, wait, .. } => {
@@ -147,12 +141,12 @@ async fn finish(session: &Session, done: &str, mut answer: Value, wait: Wait) ->
 fn describe(done: &str, change: &ChangeResponse) -> String {
     let user = table::printable(&format!("{} ({})", name(&change.user), change.user.id));
     match &change.operation {
-        None => format!("{done} {user}; nothing had to be done at ACS\n"),
+        None => format!("{done} {user}; no change at ACS was needed\n"),
         Some(operation) if operation.state == OperationState::Completed => {
             format!("{done} {user}; ACS confirmed it\n{}", operations::describe(operation))
         }
         Some(operation) => format!(
-            "accepted: {user} is {done} here; ACS has not confirmed it yet and is being retried until it does\n{}",
+            "accepted: {user} is {done} here; ACS has not confirmed it yet, the service keeps retrying\n{}",
             operations::describe(operation)
         ),
     }

@@ -1,14 +1,18 @@
-//! A served emulator and what a caller of it needs; requests are signed by this file's own reading of the scheme.
+//! A running emulator and its client. Requests are signed here, independently of the emulator's code.
 
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use acs_emulator::{AccessKey, Emulator, Settings};
-use acs_token_vendor::domain::clock::Clock;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::{Client, Request, header::HeaderMap};
 use serde_json::{Value, json};
@@ -18,11 +22,28 @@ pub(super) const PRIMARY: &str = "cHJpbWFyeSBrZXkgb2YgdGhlIGVtdWxhdG9yJ3MgdGVzdH
 pub(super) const SECONDARY: &str = "c2Vjb25kYXJ5IGtleSBvZiB0aGUgZW11bGF0b3IncyB0ZXN0cw==";
 pub(super) const CREATE: &str = "/identities?api-version=2023-10-01";
 pub(super) const FOREIGN: &str = "8:acs:00000000-0000-0000-0000-000000000000_00000000-0000-0000-0000-000000000000";
-pub(super) const RECORDED: &str = include_str!("../../data/observed_exchanges.json");
+pub(super) const RECORDED: &str = include_str!("../../../../tests/data/observed_exchanges.json");
+
+/// The system's clock, moved forward by tests.
+#[derive(Clone, Default)]
+pub(super) struct TestClock {
+    offset_seconds: Arc<AtomicU64>,
+}
+
+impl TestClock {
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        let offset = i64::try_from(self.offset_seconds.load(Ordering::Relaxed)).unwrap();
+        acs_emulator::Clock::default().now() + TimeDelta::seconds(offset)
+    }
+
+    pub(super) fn advance(&self, by: Duration) {
+        self.offset_seconds.fetch_add(by.as_secs(), Ordering::Relaxed);
+    }
+}
 
 pub(super) struct Rig {
     pub(super) host: String,
-    pub(super) clock: Clock,
+    pub(super) clock: TestClock,
     pub(super) client: Client,
 }
 
@@ -40,16 +61,18 @@ impl Rig {
     pub(super) async fn start_with(strict_identities: bool) -> Self {
         let access_keys = [PRIMARY, SECONDARY].map(|key| AccessKey::parse(key).unwrap());
         let settings = Settings { strict_identities, ..Settings::new(access_keys.to_vec()) };
-        let clock = Clock::default();
-        let router = Emulator::new(settings, crate::support::emulator_clock(&clock)).unwrap().router();
+        let clock = TestClock::default();
+        let moving = clock.clone();
+        let router = Emulator::new(settings, acs_emulator::Clock::new(move || moving.now())).unwrap().router();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let client = crate::support::client();
+        #[expect(clippy::disallowed_methods, reason = "a test makes its own client")]
+        let client = Client::builder().no_proxy().build().unwrap();
         Self { host, clock, client }
     }
 
-    /// Makes a request signed with the primary key, which tests may spoil; the control surface ignores signatures.
+    /// Makes a request signed with the primary key; the control endpoints ignore signatures.
     pub(super) fn request(&self, method: &str, target: &str, body: &str) -> Request {
         let url = format!("http://{}{target}", self.host);
         let request = self.client.request(method.parse().unwrap(), url);
@@ -104,7 +127,17 @@ impl Rig {
         self.call("POST", "/_emulator/introspect", &body).await.body
     }
 
-    /// Returns why a token is not good, or null.
+    /// Waits until the counters meet a condition.
+    pub(super) async fn until(&self, condition: impl Fn(&Value) -> bool) {
+        let met = async {
+            while !condition(&self.control("stats").await) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), met).await.unwrap();
+    }
+
+    /// Returns why a token is not valid, or null.
     pub(super) async fn reason(&self, token: &str) -> Value {
         let judged = self.introspect(token).await;
         assert_eq!(judged["active"], judged["reason"].is_null());
