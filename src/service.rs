@@ -244,6 +244,11 @@ impl Service {
     }
 }
 
+/// Returns the next whole second after a moment: JWTs know whole seconds only, so a sign-in of the same second may be older.
+pub(crate) fn next_second(time: DateTime<Utc>) -> DateTime<Utc> {
+    floor_to_second(time) + Duration::from_secs(1)
+}
+
 /// Rounds down to whole seconds, as JWTs know them.
 pub(crate) fn floor_to_second(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time)

@@ -275,7 +275,7 @@ impl Service {
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let since = valid_from.map_or(self.forgotten(now), |since| since.max(self.forgotten(now)));
-        // Floor, so that a login made in the same second after a revocation gets in.
+        // JWTs know whole seconds, and so do changes of access.
         if floor_to_second(login) < floor_to_second(since) {
             return Err(Error::ReauthenticationRequired { max_age: (now - since).to_std().unwrap_or_default() });
         }

@@ -16,7 +16,7 @@ use crate::{
         operation::{Kind, Lease, Operation},
         user::{State, User, UserRef},
     },
-    service::{CLOCK_MARGIN, Error, Service, floor_to_second},
+    service::{CLOCK_MARGIN, Error, Service, next_second},
     store::{Fence, NewOperation, Tx},
 };
 
@@ -189,10 +189,12 @@ impl Service {
         let now = self.clock.now();
         let mut tx = self.store.begin().await?;
         let user = tx.lock_user(user, now).await?.ok_or(Error::NotFound)?;
-        if user.blocked_at.is_some() {
-            tx.unblock(&user, now).await?;
-            tx.append_audit(&event(Action::UserUnblocked, &user, None, order), now).await?;
+        if user.blocked_at.is_none() {
+            // Dropped, the transaction rolls back what the lock wrote.
+            return Ok(ChangeOutcome { user, operation: None });
         }
+        tx.unblock(&user, now).await?;
+        tx.append_audit(&event(Action::UserUnblocked, &user, None, order), now).await?;
         tx.commit().await?;
         Ok(ChangeOutcome { user: User { blocked_at: None, updated_at: now, ..user }, operation: None })
     }
@@ -244,7 +246,7 @@ impl Service {
         };
         let fence = Fence {
             sign_ins_valid_from: if rejects {
-                user.sign_ins_valid_from.max(Some(floor_to_second(now)))
+                user.sign_ins_valid_from.max(Some(next_second(now)))
             } else {
                 user.sign_ins_valid_from
             },

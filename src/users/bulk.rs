@@ -15,7 +15,7 @@ use crate::domain::{
     revocation::{Progress, Revocation},
     user::{UserId, UserRef},
 };
-use crate::service::{Error, Service, floor_to_second};
+use crate::service::{Error, Service, next_second};
 
 /// How many users of a list are fenced at once.
 const AT_ONCE: usize = 8;
@@ -126,7 +126,7 @@ impl Service {
         order: &ChangeContext,
     ) -> Result<(), Error> {
         let now = revocation.created_at;
-        let since = reject_older_sign_ins.then(|| floor_to_second(now));
+        let since = reject_older_sign_ins.then(|| next_second(now));
         let mut tx = self.store.begin().await?;
         revocation.epoch = Some(tx.step_epoch(since).await?);
         tx.insert_revocation(revocation).await?;

@@ -1,4 +1,4 @@
-//! The product's tests: the real application on free ports, with the emulator, a real issuer and both databases.
+//! Integration tests: the real application on free ports, with the emulator, a real issuer and both databases.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
@@ -22,6 +22,7 @@ mod proxy;
 mod redaction;
 mod reuse;
 mod revocations;
+mod store_unavailable;
 mod support;
 mod token;
 mod upstream;
