@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod access;
+mod access_races;
 mod architecture;
 mod budget;
 mod commands;
@@ -17,11 +18,11 @@ mod operator_commands;
 mod operators;
 mod overload;
 mod problems;
-mod promises;
 mod proxy;
 mod redaction;
 mod reuse;
 mod revocations;
+mod store;
 mod store_unavailable;
 mod support;
 mod token;

@@ -42,7 +42,10 @@ impl Database {
         let environment = acs_token_vendor::config::environment();
         let Some(server) = environment.get("TEST_POSTGRES_URL") else {
             let skip = environment.contains_key("TEST_SQLITE_ONLY");
-            assert!(skip, "TEST_POSTGRES_URL is not set; ./scripts/test starts a server, TEST_SQLITE_ONLY=1 does without");
+            assert!(
+                skip,
+                "TEST_POSTGRES_URL is not set; ./scripts/test starts a server, TEST_SQLITE_ONLY=1 does without"
+            );
             return None;
         };
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
