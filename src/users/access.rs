@@ -190,7 +190,9 @@ impl Service {
         let mut tx = self.store.begin().await?;
         let user = tx.lock_user(user, now).await?.ok_or(Error::NotFound)?;
         if user.blocked_at.is_none() {
-            // Dropped, the transaction rolls back what the lock wrote.
+            // The lock wrote `updated_at`: it is rolled back, and the user is read as it was.
+            drop(tx);
+            let user = self.store.find_user(&UserRef::Id(user.id), now).await?.ok_or(Error::NotFound)?;
             return Ok(ChangeOutcome { user, operation: None });
         }
         tx.unblock(&user, now).await?;

@@ -5,6 +5,7 @@
 mod access;
 mod access_races;
 mod architecture;
+mod batches;
 mod budget;
 mod commands;
 mod configuration;

@@ -92,6 +92,11 @@ impl Database {
         on_connection!(self, |connection| sqlx::query_scalar(sql).fetch_one(connection).await.unwrap())
     }
 
+    /// Reads texts from the database.
+    pub async fn texts(&self, sql: &'static str) -> Vec<String> {
+        on_connection!(self, |connection| sqlx::query_scalar(sql).fetch_all(connection).await.unwrap())
+    }
+
     /// Reads one number from the database.
     pub async fn count(&self, sql: &'static str) -> i64 {
         on_connection!(self, |connection| sqlx::query_scalar(sql).fetch_one(connection).await.unwrap())
