@@ -91,8 +91,11 @@ on_each_database! {
             secrets.push(app.token(&good, Some(json!({"scopes": scopes}))).await.token());
         }
         // A cached token that cannot be decrypted.
-        database.execute("UPDATE users SET cached_tokens = (SELECT MAX(cached_tokens) FROM users)").await;
+        secrets.push(app.token(&app.issuer.login("bob"), None).await.token());
+        let swap = "UPDATE users SET cached_tokens = (SELECT cached_tokens FROM users WHERE subject = 'bob') WHERE subject = 'alice'";
+        assert_eq!(database.execute(swap).await, 1);
         secrets.push(app.token(&good, None).await.token());
+        assert_eq!(app.metric("vendor_cached_tokens_unopened_total").await, 1);
         assert_eq!(app.acs.stats().await["unauthorized"], 1, "the first access key was refused");
         app.stop().await.unwrap();
 
