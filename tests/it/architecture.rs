@@ -93,7 +93,8 @@ fn describe(circles: &[BTreeSet<String>], edges: &Edges) -> String {
     for circle in circles {
         let inside = edges.iter().filter(|((from, to), _)| circle.contains(from) && circle.contains(to));
         let lines: Vec<_> = inside.map(|((from, to), name)| format!("  {from} uses {to}: {name}\n")).collect();
-        text += &format!("a circle of {}\n{}", circle.iter().cloned().collect::<Vec<_>>().join(", "), lines.concat());
+        text +=
+            &["a circle of ", &circle.iter().cloned().collect::<Vec<_>>().join(", "), "\n", &lines.concat()].concat();
     }
     text
 }
@@ -125,10 +126,10 @@ fn parts_use_what_the_table_says() {
     let mut actual: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut examples = BTreeMap::new();
     for ((from, to), name) in modules("acs_token_vendor", "src").edges() {
-        let (user, used) = (part(&from).to_owned(), part(&to).to_owned());
-        if user != used {
-            examples.entry((user.clone(), used.clone())).or_insert(format!("{from} uses {name}"));
-            actual.entry(user).or_default().insert(used);
+        let ends = (part(&from).to_owned(), part(&to).to_owned());
+        if ends.0 != ends.1 {
+            actual.entry(ends.0.clone()).or_default().insert(ends.1.clone());
+            examples.entry(ends).or_insert(format!("{from} uses {name}"));
         }
     }
     let table: BTreeMap<String, BTreeSet<String>> = USES

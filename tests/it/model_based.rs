@@ -82,6 +82,7 @@ struct Model {
     /// The second of each sign-in.
     sign_ins: Vec<(String, i64)>,
     blocked: bool,
+    was_deleted: bool,
     /// Sign-ins from before this second are refused.
     valid_from: i64,
     /// Tokens with the number of changes that were answered before they were asked for.
@@ -203,7 +204,7 @@ impl World {
             }
             401 => assert!(second < self.model.valid_from, "a good sign-in was refused: {answer:?}"),
             403 => assert!(self.model.blocked, "refused as blocked: {answer:?}"),
-            409 => assert!(self.model.changes > 0, "refused as being deleted: {answer:?}"),
+            409 => assert!(self.model.was_deleted, "refused as being deleted: {answer:?}"),
             503 => {}
             _ => panic!("unexpected: {answer:?}"),
         }
@@ -239,6 +240,7 @@ impl World {
             Change::Delete => {
                 self.model.valid_from = self.model.valid_from.max(before + 1);
                 self.model.identity = None;
+                self.model.was_deleted = true;
             }
         }
         self.model.blocked |= matches!(change, Change::Block);

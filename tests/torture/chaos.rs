@@ -45,7 +45,7 @@ pub async fn run(world: Arc<World>, mut random: Random, stop: CancellationToken)
             () = sleep(random.between(300, 2500)) => {}
         }
         match random.below(10) {
-            0..=4 => {
+            0..=3 => {
                 let number = random.below(REPLICAS);
                 world.kill(number);
                 faults.kills += 1;
@@ -55,11 +55,11 @@ pub async fn run(world: Arc<World>, mut random: Random, stop: CancellationToken)
                     world.revive(number);
                 });
             }
-            5 => {
+            4 => {
                 world.postgres.cut();
                 faults.database_cuts += 1;
             }
-            6 => {
+            5..=6 => {
                 world.postgres.set(Mode::Silent);
                 sleep(random.between(100, 1500)).await;
                 world.postgres.set(Mode::Forward);
