@@ -1,9 +1,11 @@
-//! The product's tests: the real application on free ports, with the emulator, a real issuer and both databases.
+//! Integration tests: the real application on free ports, with the emulator, a real issuer and both databases.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod access;
+mod access_races;
 mod architecture;
+mod batches;
 mod budget;
 mod commands;
 mod configuration;
@@ -16,11 +18,12 @@ mod operator_commands;
 mod operators;
 mod overload;
 mod problems;
-mod promises;
 mod proxy;
 mod redaction;
 mod reuse;
 mod revocations;
+mod store;
+mod store_unavailable;
 mod support;
 mod token;
 mod upstream;

@@ -1,11 +1,12 @@
-//! Random sequences of everything that can happen to a user, held against a small model of the promises.
+//! Random sequences of everything that can happen to a user, checked against a small model of the promises.
 //!
-//! The clock runs some ten times as fast as the world, so that holds and leases end within a test, also too early.
+//! The clock runs some ten times as fast as real time, so that holds and leases end within a test, also too early.
 //! `PROPTEST_CASES` says how many sequences are run on each database; a failure shrinks to a short one and is printed.
 
 use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
 
 use acs_token_vendor::config;
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use proptest::{
     prelude::*,
@@ -24,26 +25,26 @@ const DEFAULT_CASES: u32 = 10;
 const LONGEST: usize = 14;
 
 #[derive(Clone, Copy, Debug)]
-enum Fence {
-    Revoke { spare_logins: bool },
-    RevokeEveryone { spare_logins: bool },
+enum Change {
+    Revoke { reject_older: bool },
+    RevokeAll { reject_older: bool },
     Block,
     Delete,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// The user signs in anew.
+    /// The user signs in again.
     SignIn,
-    /// A token is asked for with the newest login, or with an older one.
+    /// A token is asked for with the newest sign-in, or with an older one.
     Token { older: usize },
-    /// Access is taken away.
-    Fence(Fence),
+    /// Access is changed.
+    Change(Change),
     /// The same, while a token is being asked for.
-    TokenDuringFence { older: usize, fence: Fence },
+    TokenDuring { older: usize, change: Change },
     /// The block is lifted.
     Unblock,
-    /// The next calls to ACS go wrong.
+    /// The next calls to ACS fail.
     Fault { operation: &'static str, kind: &'static str, count: u32 },
     /// The process dies, and another one starts.
     Crash,
@@ -51,12 +52,12 @@ enum Step {
     Wait { seconds: u64 },
 }
 
-fn fences() -> impl Strategy<Value = Fence> {
+fn changes() -> impl Strategy<Value = Change> {
     prop_oneof![
-        3 => any::<bool>().prop_map(|spare_logins| Fence::Revoke { spare_logins }),
-        2 => any::<bool>().prop_map(|spare_logins| Fence::RevokeEveryone { spare_logins }),
-        1 => Just(Fence::Block),
-        1 => Just(Fence::Delete),
+        3 => any::<bool>().prop_map(|reject_older| Change::Revoke { reject_older }),
+        2 => any::<bool>().prop_map(|reject_older| Change::RevokeAll { reject_older }),
+        1 => Just(Change::Block),
+        1 => Just(Change::Delete),
     ]
 }
 
@@ -66,8 +67,8 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => Just(Step::SignIn),
         5 => (0..3_usize).prop_map(|older| Step::Token { older }),
-        3 => fences().prop_map(Step::Fence),
-        3 => (0..2_usize, fences()).prop_map(|(older, fence)| Step::TokenDuringFence { older, fence }),
+        3 => changes().prop_map(Step::Change),
+        3 => (0..2_usize, changes()).prop_map(|(older, change)| Step::TokenDuring { older, change }),
         2 => Just(Step::Unblock),
         3 => (operation, kind, 1..3_u32).prop_map(|(operation, kind, count)| Step::Fault { operation, kind, count }),
         1 => Just(Step::Crash),
@@ -75,18 +76,19 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What must be true whatever the service does.
+/// What must be true whatever happens.
 #[derive(Default)]
 struct Model {
     /// The second of each sign-in.
-    logins: Vec<(String, i64)>,
+    sign_ins: Vec<(String, i64)>,
     blocked: bool,
-    /// Logins from before this second stay out.
+    was_deleted: bool,
+    /// Sign-ins from before this second are refused.
     valid_from: i64,
-    /// Tokens handed out, with the number of fences answered before they were asked for.
+    /// Tokens with the number of changes that were answered before they were asked for.
     tokens: Vec<(String, usize)>,
-    fences: usize,
-    /// The identity that tokens were handed out for since the last deletion.
+    changes: usize,
+    /// The identity of the tokens since the last deletion.
     identity: Option<String>,
 }
 
@@ -112,51 +114,43 @@ impl World {
 
     fn sign_in(&mut self) {
         let second = self.app.clock.now().timestamp();
-        let login = self.app.issuer.login_with("alice", json!({"iat": second, "exp": second + 86_400}));
-        self.model.logins.push((login, second));
+        let sign_in = self.app.issuer.login_with("alice", json!({"iat": second, "exp": second + 86_400}));
+        self.model.sign_ins.push((sign_in, second));
     }
 
     async fn take(&mut self, step: &Step) {
         match step {
             Step::SignIn => self.sign_in(),
             Step::Token { older } => {
-                let (login, second) = self.login(*older);
-                let fences = self.model.fences;
-                let answer = self.app.token(&login, None).await;
-                self.judge_token(&answer, second, fences);
+                let (sign_in, second) = self.signed_in(*older);
+                let changes = self.model.changes;
+                let answer = self.app.token(&sign_in, None).await;
+                self.judge_token(&answer, second, changes);
                 self.judge_reuse(&answer).await;
             }
-            Step::Fence(fence) => {
+            Step::Change(change) => {
                 let before = self.app.clock.now().timestamp();
-                let answer = self.fence(*fence).await;
-                self.judge_fence(*fence, &answer, before).await;
+                let answer = self.change(*change).await;
+                self.judge_change(*change, &answer, before).await;
             }
-            Step::TokenDuringFence { older, fence } => {
-                let (login, second) = self.login(*older);
+            Step::TokenDuring { older, change } => {
+                let (sign_in, second) = self.signed_in(*older);
                 let before = self.app.clock.now().timestamp();
                 let was_blocked = self.model.blocked;
-                let fences = self.model.fences;
-                let (token, answer) = tokio::join!(self.app.token(&login, None), self.fence(*fence));
-                // The token may have come before the fence or after it; what it must not do is survive it.
-                let is_served = token.status == StatusCode::OK;
-                let of_another = || self.model.identity.as_ref().is_some_and(|known| *known != token.identity());
-                if is_served && matches!(fence, Fence::Delete) && of_another() {
-                    // It came after the deletion, from a new identity.
-                    assert!(second >= before, "promise 5: an old login brought a deleted user back: {token:?}");
-                    self.judge_fence(*fence, &answer, before).await;
-                    self.remember(&token, fences + 1);
-                    return;
-                }
-                if is_served {
-                    assert!(!was_blocked && second >= self.model.valid_from, "handed out: {token:?}");
-                    let came_after = second >= before && !matches!(fence, Fence::Block);
-                    let spared = matches!(
-                        fence,
-                        Fence::Revoke { spare_logins: true } | Fence::RevokeEveryone { spare_logins: true }
+                let changes = self.model.changes;
+                let (token, answer) = tokio::join!(self.app.token(&sign_in, None), self.change(*change));
+                // The token may have come before the change or after it; what it must not do is survive it.
+                // The token may have been issued before the change or after it. It must not outlive it.
+                if token.status == StatusCode::OK {
+                    assert!(!was_blocked && second >= self.model.valid_from, "issued: {token:?}");
+                    // The sign-in is older than the change: only one that leaves older sign-ins valid lets it in afterwards.
+                    let may_be_later = matches!(
+                        change,
+                        Change::Revoke { reject_older: false } | Change::RevokeAll { reject_older: false }
                     );
-                    self.remember(&token, if came_after || spared { fences + 1 } else { fences });
+                    self.remember(&token, if may_be_later { changes + 1 } else { changes });
                 }
-                self.judge_fence(*fence, &answer, before).await;
+                self.judge_change(*change, &answer, before).await;
             }
             Step::Unblock => {
                 let answer = self.app.ops(Method::POST, "/users/test:alice/unblock", None).await;
@@ -180,43 +174,43 @@ impl World {
         }
     }
 
-    fn login(&self, older: usize) -> (String, i64) {
-        let last = self.model.logins.len() - 1;
-        self.model.logins[last.saturating_sub(older)].clone()
+    fn signed_in(&self, older: usize) -> (String, i64) {
+        let last = self.model.sign_ins.len() - 1;
+        self.model.sign_ins[last.saturating_sub(older)].clone()
     }
 
-    async fn fence(&self, fence: Fence) -> Answer {
+    async fn change(&self, change: Change) -> Answer {
         let user = "/users/test:alice";
-        match fence {
-            Fence::Revoke { spare_logins } => {
-                let body = json!({"rejectOlderSignIns": !spare_logins});
+        match change {
+            Change::Revoke { reject_older } => {
+                let body = json!({"rejectOlderSignIns": reject_older});
                 self.app.ops(Method::POST, &format!("{user}/revoke"), Some(body)).await
             }
-            Fence::RevokeEveryone { spare_logins } => {
-                let body = json!({"all": true, "rejectOlderSignIns": !spare_logins});
+            Change::RevokeAll { reject_older } => {
+                let body = json!({"all": true, "rejectOlderSignIns": reject_older});
                 self.app.ops(Method::POST, "/revocations", Some(body)).await
             }
-            Fence::Block => self.app.ops(Method::POST, &format!("{user}/block"), None).await,
-            Fence::Delete => self.app.ops(Method::DELETE, user, None).await,
+            Change::Block => self.app.ops(Method::POST, &format!("{user}/block"), None).await,
+            Change::Delete => self.app.ops(Method::DELETE, user, None).await,
         }
     }
 
-    fn judge_token(&mut self, answer: &Answer, login: i64, fences: usize) {
+    fn judge_token(&mut self, answer: &Answer, second: i64, changes: usize) {
         match answer.status.as_u16() {
             200 => {
                 assert!(!self.model.blocked, "a blocked user got a token");
-                assert!(login >= self.model.valid_from, "promise 5: an old login got a token");
-                self.remember(answer, fences);
+                assert!(second >= self.model.valid_from, "promise 5: an old sign-in got a token");
+                self.remember(answer, changes);
             }
-            401 => assert!(login < self.model.valid_from, "a good login was refused: {answer:?}"),
+            401 => assert!(second < self.model.valid_from, "a good sign-in was refused: {answer:?}"),
             403 => assert!(self.model.blocked, "refused as blocked: {answer:?}"),
-            409 => assert!(self.model.fences > 0, "refused as being deleted: {answer:?}"),
+            409 => assert!(self.model.was_deleted, "refused as being deleted: {answer:?}"),
             503 => {}
             _ => panic!("unexpected: {answer:?}"),
         }
     }
 
-    /// A token that was handed out before and is handed out again must be alive.
+    /// A token that is returned again must be alive.
     async fn judge_reuse(&self, answer: &Answer) {
         if answer.status != StatusCode::OK {
             return;
@@ -227,65 +221,67 @@ impl World {
         }
     }
 
-    fn remember(&mut self, answer: &Answer, fences: usize) {
+    fn remember(&mut self, answer: &Answer, changes: usize) {
         let identity = answer.identity();
         let known = self.model.identity.get_or_insert_with(|| identity.clone());
         assert_eq!(*known, identity, "promise 1: tokens of two identities");
-        self.model.tokens.push((answer.token(), fences));
+        self.model.tokens.push((answer.token(), changes));
     }
 
-    async fn judge_fence(&mut self, fence: Fence, answer: &Answer, before: i64) {
+    async fn judge_change(&mut self, change: Change, answer: &Answer, before: i64) {
         assert!([StatusCode::OK, StatusCode::ACCEPTED].contains(&answer.status), "{answer:?}");
-        self.model.fences += 1;
-        match fence {
-            Fence::Revoke { spare_logins: true } | Fence::RevokeEveryone { spare_logins: true } => {}
-            // The service's second is at least the one before the request.
-            Fence::Revoke { .. } | Fence::RevokeEveryone { .. } | Fence::Block => {
-                self.model.valid_from = self.model.valid_from.max(before);
+        self.model.changes += 1;
+        match change {
+            Change::Revoke { reject_older: false } | Change::RevokeAll { reject_older: false } => {}
+            // The change stores the next whole second, of a time that is not before the request.
+            Change::Revoke { .. } | Change::RevokeAll { .. } | Change::Block => {
+                self.model.valid_from = self.model.valid_from.max(before + 1);
             }
-            Fence::Delete => {
-                self.model.valid_from = self.model.valid_from.max(before);
+            Change::Delete => {
+                self.model.valid_from = self.model.valid_from.max(before + 1);
                 self.model.identity = None;
+                self.model.was_deleted = true;
             }
         }
-        self.model.blocked |= matches!(fence, Fence::Block);
+        self.model.blocked |= matches!(change, Change::Block);
         if answer.json()["operation"]["state"] == "completed" {
             self.assert_old_tokens_are_dead().await;
         }
-        // What was valid at `before` may have been cut off a moment later: only newer logins are judged from here on.
-        let of_everyone = matches!(fence, Fence::RevokeEveryone { spare_logins: false });
+        // The service's moment may be later than `before`: from here on sign-ins are judged by it.
         let body = answer.json();
-        let from = if of_everyone { &body["createdAt"] } else { &body["user"]["signInsValidFrom"] };
-        if let Some(from) = from.as_str() {
-            let from: chrono::DateTime<chrono::Utc> = from.parse().unwrap();
-            self.model.valid_from = self.model.valid_from.max(from.timestamp());
-        }
+        let moment =
+            |text: &serde_json::Value| text.as_str().map(|text| text.parse::<DateTime<Utc>>().unwrap().timestamp());
+        let valid_from = match change {
+            Change::RevokeAll { reject_older: true } => moment(&body["createdAt"]).map(|second| second + 1),
+            _ => moment(&body["user"]["signInsValidFrom"]),
+        };
+        self.model.valid_from = self.model.valid_from.max(valid_from.unwrap_or_default());
     }
 
     async fn assert_old_tokens_are_dead(&self) {
-        for (token, fences) in &self.model.tokens {
-            if *fences < self.model.fences {
+        for (token, changes) in &self.model.tokens {
+            if *changes < self.model.changes {
                 let seen = self.app.acs.introspect(token).await;
-                assert_eq!(seen["active"], false, "promise 2: a token outlived a fence");
+                assert_eq!(seen["active"], false, "promise 2: a token outlived a change");
             }
         }
     }
 
-    /// Everything settles by itself, and a user with a new login is served.
-    async fn settle(&mut self, database: &Database) {
+    /// All accepted work is completed without help, and a user with a new sign-in gets a token.
+    async fn finish(&mut self, database: &Database) {
         self.app.acs.fault(json!({"operation": "exchange", "kind": "delay", "delayMs": 1})).await;
         let pending = "SELECT (SELECT COUNT(*) FROM operations WHERE completed_at IS NULL)
                             + (SELECT COUNT(*) FROM revocations WHERE completed_at IS NULL)";
         eventually(async || (database.count(pending).await == 0).then_some(())).await;
         self.assert_old_tokens_are_dead().await;
         self.take(&Step::Unblock).await;
-        // Late calls may cost a token, but not for long.
+        // Late calls may end a token, but not for long.
         tokio::time::sleep(Duration::from_millis(200)).await;
         self.app.clock.advance(Duration::from_secs(3));
         self.sign_in();
-        let (login, _) = self.login(0);
+        let (sign_in, _) = self.signed_in(0);
         let served = eventually(async || {
-            let answer = self.app.token(&login, None).await;
+            let answer = self.app.token(&sign_in, None).await;
             (answer.status == StatusCode::OK).then_some(answer)
         })
         .await;
@@ -293,7 +289,7 @@ impl World {
         eventually(async || (database.count(pending).await == 0).then_some(())).await;
         let orphans = database.count("SELECT COUNT(*) FROM audit_events WHERE action = 'possible_orphan'").await;
         let identities = self.app.acs.stats().await["identities"].as_i64().unwrap();
-        assert!(identities <= 1 + orphans, "promise 1: {identities} identities, {orphans} counted as lost");
+        assert!(identities <= 1 + orphans, "promise 1: {identities} identities, {orphans} possible orphans");
     }
 }
 
@@ -318,7 +314,7 @@ fn run(make: impl Fn() -> Option<Database>) {
             for step in &sequence {
                 world.take(step).await;
             }
-            world.settle(&database).await;
+            world.finish(&database).await;
         };
         let outcome = runtime.block_on(AssertUnwindSafe(run).catch_unwind());
         outcome.map_err(|panic| TestCaseError::fail(panic_text(panic.as_ref())))

@@ -1,4 +1,4 @@
-//! Revocations of many: everybody is stopped by one row, ACS follows at its pace, and whoever signs in anew is served.
+//! Revocations of many users: one row counts for all of them at once, and ACS confirms each as its limits allow.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ async fn revoke(app: &TestApp, request: Value) -> Answer {
     app.ops(Method::POST, "/revocations", Some(request)).await
 }
 
-async fn revoke_everyone(app: &TestApp) -> Value {
+async fn revoke_all(app: &TestApp) -> Value {
     let answer = revoke(app, json!({"all": true, "reason": "a key leaked"})).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
     answer.json()
 }
 
-/// Gives each user a token, by the login that is returned with it.
-async fn sign_in(app: &TestApp, subjects: &[&str]) -> Vec<(String, String)> {
-    let mut held = Vec::new();
+/// Gives each user a token. Returns their sign-in tokens and tokens.
+async fn sign_all_in(app: &TestApp, subjects: &[&str]) -> Vec<(String, String)> {
+    let mut users = Vec::new();
     for subject in subjects {
-        let login = app.issuer.login(subject);
-        let token = app.token(&login, None).await.token();
-        held.push((login, token));
+        let sign_in = app.issuer.login(subject);
+        let token = app.token(&sign_in, None).await.token();
+        users.push((sign_in, token));
     }
-    held
+    users
 }
 
 async fn completed(app: &TestApp, revocation: &Value) -> Value {
@@ -42,114 +42,108 @@ async fn completed(app: &TestApp, revocation: &Value) -> Value {
     .await
 }
 
-/// A login that is surely of a later second.
-fn newer_login(app: &TestApp, subject: &str) -> String {
-    app.clock.advance(Duration::from_secs(1));
-    app.issuer.login(subject)
-}
-
 on_each_database! {
-    async fn everyone_is_stopped_at_once_and_revoked_in_the_end(database) {
+    async fn revocation_of_all_users_counts_at_once_and_is_confirmed_later(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         let other = app.another().await;
-        let held = sign_in(&app, &SUBJECTS).await;
+        let signed_in = sign_all_in(&app, &SUBJECTS).await;
         app.clock.advance(Duration::from_secs(5));
-        let revocation = revoke_everyone(&app).await;
+        let revocation = revoke_all(&app).await;
         assert_eq!((&revocation["all"], &revocation["total"]), (&json!(true), &json!(4)));
-        for (login, _) in &held {
+        for (sign_in, _) in &signed_in {
             for replica in [&app, &other] {
-                replica.token(login, None).await.assert_problem(401, "reauthentication_required");
+                replica.token(sign_in, None).await.assert_problem(401, "reauthentication_required");
             }
         }
-        // Those who have never been seen are stopped too.
+        // Unknown users are concerned too.
         let old = app.issuer.login_with("erin", json!({"iat": app.clock.now().timestamp() - 60}));
         app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         let done = completed(&app, &revocation).await;
         assert_eq!((&done["waiting"], &done["pending"], &done["confirmed"]), (&json!(0), &json!(0), &json!(4)));
         assert_eq!((&done["actor"], &done["reason"]), (&json!("operator"), &json!("a key leaked")));
-        for (_, token) in &held {
+        for (_, token) in &signed_in {
             assert_eq!(app.acs.introspect(token).await["active"], false);
         }
         assert_eq!(app.acs.stats().await["calls"]["revoke"], 4);
-        let login = newer_login(&app, "alice");
+        let sign_in = app.later_sign_in("alice");
         let token = eventually(async || {
-            let answer = app.token(&login, None).await;
+            let answer = app.token(&sign_in, None).await;
             (answer.status == StatusCode::OK).then(|| answer.token())
         }).await;
         assert_eq!(app.acs.introspect(&token).await["active"], true);
-        assert_eq!(app.token(&login, None).await.token(), token, "it is kept");
+        assert_eq!(app.token(&sign_in, None).await.token(), token, "it is cached");
         app.token(&app.issuer.login("erin"), None).await.token();
         let trail = app.ops(Method::GET, "/audit?action=global_revocation", None).await.json();
         assert_eq!(trail["events"].as_array().unwrap().len(), 1);
         assert!(trail["events"][0]["user"].is_null());
         let trail = app.ops(Method::GET, "/audit?action=access_revoked", None).await.json();
-        assert_eq!(trail["events"].as_array().unwrap().len(), 4, "and each user's trail tells of it");
+        assert_eq!(trail["events"].as_array().unwrap().len(), 4, "each user's trail has it too");
         assert_eq!(trail["events"][0]["detail"]["revocation"], revocation["id"]);
     }
 
-    async fn tokens_that_are_over_cost_nothing(database) {
+    async fn expired_tokens_need_no_call(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        sign_in(&app, &SUBJECTS).await;
+        sign_all_in(&app, &SUBJECTS).await;
         app.clock.advance(Duration::from_mins(61));
-        sign_in(&app, &SUBJECTS[..1]).await;
+        sign_all_in(&app, &SUBJECTS[..1]).await;
         let trial = revoke(&app, json!({"all": true, "dryRun": true})).await;
         assert_eq!((trial.status, &trial.json()["total"]), (StatusCode::OK, &json!(1)));
         assert!(trial.json()["id"].is_null());
-        let revocation = revoke_everyone(&app).await;
+        let revocation = revoke_all(&app).await;
         assert_eq!(revocation["total"], 1);
         assert_eq!(completed(&app, &revocation).await["confirmed"], 1);
-        app.token(&newer_login(&app, "bob"), None).await.token();
-        assert_eq!(app.acs.stats().await["calls"]["revoke"], 1, "nobody asked ACS about tokens that are over");
+        app.token(&app.later_sign_in("bob"), None).await.token();
+        assert_eq!(app.acs.stats().await["calls"]["revoke"], 1, "no call for expired tokens");
     }
 
-    async fn whoever_is_being_served_meanwhile_gets_nothing_old(database) {
+    async fn requests_in_progress_get_no_token_of_an_older_sign_in(database) {
         let app = TestApp::start(&database).await;
-        sign_in(&app, &["alice"]).await;
+        sign_all_in(&app, &["alice"]).await;
         app.clock.advance(Duration::from_secs(5));
-        let logins = ["alice", "newcomer"].map(|subject| app.issuer.login(subject));
+        let sign_ins = ["alice", "newcomer"].map(|subject| app.issuer.login(subject));
         let delay = |operation| json!({"operation": operation, "kind": "delay", "delayMs": 1200});
         app.acs.faults(&[delay("issue"), delay("create")]).await;
         let (alice, newcomer, revocation) =
-            tokio::join!(app.token(&logins[0], None), app.token(&logins[1], None), async {
+            tokio::join!(app.token(&sign_ins[0], None), app.token(&sign_ins[1], None), async {
                 app.acs.wait_for_calls("issue", 1).await;
                 app.acs.wait_for_calls("create", 2).await;
                 app.clock.advance(Duration::from_secs(5));
-                revoke_everyone(&app).await
+                revoke_all(&app).await
             });
         alice.assert_problem(401, "reauthentication_required");
         newcomer.assert_problem(401, "reauthentication_required");
         completed(&app, &revocation).await;
         for subject in ["alice", "newcomer"] {
-            let login = newer_login(&app, subject);
+            let sign_in = app.later_sign_in(subject);
             let token = eventually(async || {
-                let answer = app.token(&login, None).await;
+                let answer = app.token(&sign_in, None).await;
                 (answer.status == StatusCode::OK).then(|| answer.token())
             }).await;
             assert_eq!(app.acs.introspect(&token).await["active"], true, "{subject}");
         }
     }
 
-    async fn a_list_is_revoked_and_nobody_else(database) {
+    async fn revocation_of_a_list_concerns_nobody_else(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let held = sign_in(&app, &SUBJECTS).await;
+        let signed_in = sign_all_in(&app, &SUBJECTS).await;
         app.clock.advance(Duration::from_secs(5));
         let alice = app.user("alice").await["id"].as_str().unwrap().to_owned();
         let nobody = "u_0198f0c1a2b37c4d8e5f60718293a4b5";
         let users = json!([alice, "test:bob", nobody, "nowhere:x", "test:never-seen"]);
         let trial = revoke(&app, json!({"users": users, "dryRun": true})).await.json();
         assert_eq!((&trial["total"], &trial["unknown"]), (&json!(2), &json!([nobody, "nowhere:x", "test:never-seen"])));
-        app.token(&held[0].0, None).await.token();
+        app.token(&signed_in[0].0, None).await.token();
         let answer = revoke(&app, json!({"users": users})).await;
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
         let revocation = answer.json();
         assert_eq!((&revocation["total"], &revocation["unknown"]), (&json!(2), &json!([nobody, "nowhere:x"])));
-        for (login, _) in &held[..2] {
-            app.token(login, None).await.assert_problem(401, "reauthentication_required");
+        for (sign_in, _) in &signed_in[..2] {
+            app.token(sign_in, None).await.assert_problem(401, "reauthentication_required");
         }
-        for (login, token) in &held[2..] {
-            assert_eq!(&app.token(login, None).await.token(), token);
+        for (sign_in, token) in &signed_in[2..] {
+            assert_eq!(&app.token(sign_in, None).await.token(), token);
         }
-        // Whoever is on the list without having been seen is stopped as well.
+        // An unknown user on the list is concerned as well.
         let old = app.issuer.login_with("never-seen", json!({"iat": app.clock.now().timestamp() - 60}));
         app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         assert_eq!(completed(&app, &revocation).await["confirmed"], 2);
@@ -157,23 +151,23 @@ on_each_database! {
         assert_eq!(listed["revocations"][0]["id"], revocation["id"]);
     }
 
-    async fn older_logins_may_stay_good(database) {
+    async fn revocation_of_all_users_can_leave_older_sign_ins_valid(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let held = sign_in(&app, &["alice"]).await;
+        let signed_in = sign_all_in(&app, &["alice"]).await;
         app.clock.advance(Duration::from_secs(5));
         let answer = revoke(&app, json!({"all": true, "rejectOlderSignIns": false})).await.json();
         completed(&app, &answer).await;
         app.clock.advance(Duration::from_secs(3));
-        let again = app.token(&held[0].0, None).await.token();
-        assert_ne!(again, held[0].1);
-        assert_eq!(app.acs.introspect(&held[0].1).await["active"], false);
+        let again = app.token(&signed_in[0].0, None).await.token();
+        assert_ne!(again, signed_in[0].1);
+        assert_eq!(app.acs.introspect(&signed_in[0].1).await["active"], false);
     }
 
-    async fn older_logins_are_let_in_again(database) {
+    async fn older_sign_ins_are_allowed_again(database) {
         let app = TestApp::start(&database).await;
-        let held = sign_in(&app, &["alice", "bob"]).await;
+        let signed_in = sign_all_in(&app, &["alice", "bob"]).await;
         app.clock.advance(Duration::from_secs(5));
-        let revocation = revoke_everyone(&app).await;
+        let revocation = revoke_all(&app).await;
         let undo = async |role: &str, user: &str| {
             app.ops_as(role, Method::POST, &format!("/users/{user}/allow-older-sign-ins"), None, &[]).await
         };
@@ -184,33 +178,33 @@ on_each_database! {
         assert!(undone.json()["user"]["signInsValidFrom"].is_null());
         completed(&app, &revocation).await;
         app.clock.advance(Duration::from_secs(3));
-        app.token(&held[0].0, None).await.token();
-        app.token(&held[1].0, None).await.assert_problem(401, "reauthentication_required");
-        assert_eq!(app.acs.introspect(&held[0].1).await["active"], false, "what was revoked stays revoked");
+        app.token(&signed_in[0].0, None).await.token();
+        app.token(&signed_in[1].0, None).await.assert_problem(401, "reauthentication_required");
+        assert_eq!(app.acs.introspect(&signed_in[0].1).await["active"], false, "revoked tokens stay revoked");
         let trail = app.ops(Method::GET, "/audit?action=older_sign_ins_allowed", None).await.json();
         assert_eq!(trail["events"].as_array().unwrap().len(), 1);
         assert!(trail["events"][0]["detail"]["signInsValidFrom"].is_string());
     }
 
-    /// Three quarters of the limit are for the many; whoever signs in anew does not stand behind them.
-    async fn a_new_login_goes_before_the_many(database) {
+    /// The background calls leave a quarter of the quota free for users who sign in.
+    async fn new_sign_in_goes_before_the_other_users_of_a_revocation(database) {
         let app = TestApp::start_with(&database, "[quota]\nrevoke = 8").await;
         let subjects: Vec<_> = (0..20).map(|number| format!("user{number}")).collect();
-        sign_in(&app, &subjects.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        sign_all_in(&app, &subjects.iter().map(String::as_str).collect::<Vec<_>>()).await;
         app.clock.advance(Duration::from_secs(5));
-        let revocation = revoke_everyone(&app).await;
+        let revocation = revoke_all(&app).await;
         let path = format!("/revocations/{}", revocation["id"].as_str().unwrap());
         eventually(async || (app.acs.stats().await["calls"]["revoke"] == 6).then_some(())).await;
-        // Whoever has not been dealt with yet: the order is that of their ids, so it is the last ones.
-        let login = app.issuer.login("user19");
+        // Users are worked through in the order of their ids: this one is the last.
+        let sign_in = app.later_sign_in("user19");
         let token = eventually(async || {
-            let answer = app.token(&login, None).await;
+            let answer = app.token(&sign_in, None).await;
             (answer.status == StatusCode::OK).then(|| answer.token())
         }).await;
         assert_eq!(app.acs.introspect(&token).await["active"], true);
         let found = app.ops(Method::GET, &path, None).await.json();
         assert!(found["completedAt"].is_null() && found["confirmed"].as_i64() < Some(20), "{found}");
-        // As time goes by the others follow.
+        // The others follow in time.
         eventually(async || {
             app.clock.advance(Duration::from_secs(2));
             let found = app.ops(Method::GET, &path, None).await.json();
@@ -221,7 +215,7 @@ on_each_database! {
 }
 
 #[tokio::test]
-async fn requests_that_mean_nothing_are_refused() {
+async fn invalid_requests_are_refused() {
     let app = TestApp::start(&Database::sqlite()).await;
     let many: Vec<_> = (0..10_001).map(|number| format!("test:{number}")).collect();
     for request in [

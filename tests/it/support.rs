@@ -1,9 +1,10 @@
-//! The application as tests start it: everything real, nothing but the clock and the issuer's keys in the test's hand.
+//! The application as tests start it: everything is real, and tests control the clock and the issuer's keys.
 
 pub mod database;
 pub mod issuer;
 pub mod ops;
 pub mod process;
+pub mod proxy;
 
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ pub struct TestApp {
 #[derive(Clone)]
 pub struct TestAcs {
     pub url: String,
-    /// The key that services started from now on sign with, and the other one that they know.
+    /// The key that services started from now on sign with, and their second key.
     pub keys: (&'static str, Option<&'static str>),
     http: reqwest::Client,
 }
@@ -92,10 +93,15 @@ impl TestApp {
 
     /// Starts a service with surroundings that are there already.
     pub async fn replica(database: &Database, more: &str, clock: &Clock, acs: TestAcs, issuer: TestIssuer) -> Self {
+        // Settings for the database join those that are written here.
+        let url = format!("[database]\nurl = {}\n", json!(database.url()));
+        let (settings, url) = match more.split_once("[database]\n") {
+            Some((before, after)) => (format!("{before}{url}{after}"), String::new()),
+            None => (more.to_owned(), url),
+        };
         let toml = format!(
-            "{more}\n{keys}[database]\nurl = {database}\n[acs]\nconnection_string = \"endpoint={acs};accesskey={key}\"\n\
+            "{settings}\n{keys}{url}[acs]\nconnection_string = \"endpoint={acs};accesskey={key}\"\n\
              {second}[shutdown]\ndelay = \"0s\"\n[issuers.test]\nissuer = \"{issuer}\"\naudience = \"vendor\"\n{policy}",
-            database = json!(database.url()),
             acs = acs.url,
             key = acs.keys.0,
             second = acs.keys.1.map_or_else(String::new, |key| format!("second_access_key = \"{key}\"\n")),
@@ -125,13 +131,19 @@ impl TestApp {
         }
     }
 
-    /// Asks for a token with a login and a body.
-    pub async fn token(&self, login: &str, body: Option<Value>) -> Answer {
-        let mut request = self.http.post(format!("{}/token", self.url)).bearer_auth(login);
+    /// Asks for a token with a sign-in token and a body.
+    pub async fn token(&self, sign_in: &str, body: Option<Value>) -> Answer {
+        let mut request = self.http.post(format!("{}/token", self.url)).bearer_auth(sign_in);
         if let Some(body) = body {
             request = request.json(&body);
         }
         Answer::of(request.send().await.unwrap()).await
+    }
+
+    /// Signs a user in at a later second than now: after every change of access that was answered.
+    pub fn later_sign_in(&self, user: &str) -> String {
+        self.clock.advance(Duration::from_secs(1));
+        self.issuer.login(user)
     }
 
     /// Reads one of the service's counters; what was never counted is zero.
@@ -142,16 +154,16 @@ impl TestApp {
     }
 
     /// Asks for the caller's mapping.
-    pub async fn me(&self, login: &str) -> Answer {
-        Answer::of(self.http.get(format!("{}/me", self.url)).bearer_auth(login).send().await.unwrap()).await
+    pub async fn me(&self, sign_in: &str) -> Answer {
+        Answer::of(self.http.get(format!("{}/me", self.url)).bearer_auth(sign_in).send().await.unwrap()).await
     }
 
-    /// Ends without finishing anything, as a process that dies.
+    /// Ends without finishing anything, as if the process had been killed.
     pub fn kill(self) {
         self.running.abort();
     }
 
-    /// Stops politely and waits for the end.
+    /// Stops gracefully and waits for the end.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.stop.politely.cancel();
         self.running.await.unwrap()
@@ -171,12 +183,12 @@ impl TestAcs {
         Self { url: serve(router).await, keys: (ACCESS_KEY, None), http: client() }
     }
 
-    /// Makes calls go wrong from now on.
+    /// Makes calls fail from now on.
     pub async fn fault(&self, rule: Value) {
         self.faults(&[rule]).await;
     }
 
-    /// Makes calls go wrong in several ways from now on.
+    /// Makes calls fail in several ways from now on.
     pub async fn faults(&self, rules: &[Value]) {
         let url = format!("{}/_emulator/faults", self.url);
         let answer = self.http.put(url).json(&json!({ "rules": rules })).send().await.unwrap();
@@ -246,7 +258,7 @@ pub fn emulator_clock(clock: &Clock) -> emulator::Clock {
     emulator::Clock::new(move || clock.now())
 }
 
-/// A client that keeps to loopback.
+/// A client for loopback addresses.
 pub fn client() -> reqwest::Client {
     app::client_builder(true).timeout(Duration::from_secs(30)).build().unwrap()
 }
@@ -259,7 +271,7 @@ pub async fn serve(router: Router) -> String {
     url
 }
 
-/// Asks again and again until there is an answer; gives up loudly.
+/// Asks again and again until there is an answer; fails after twenty seconds.
 pub async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..2000 {
         if let Some(answer) = ask().await {
@@ -267,5 +279,5 @@ pub async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("it did not happen");
+    panic!("it did not happen in time");
 }

@@ -1,4 +1,4 @@
-//! The trouble: replicas killed, Postgres restarted, connections cut.
+//! The faults: replicas killed, Postgres restarted, connections cut or silent.
 
 use std::{
     fmt::{self, Display},
@@ -10,32 +10,34 @@ use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    proxy::Mode,
     random::Random,
     world::{REPLICAS, World},
 };
 
 /// What was done.
 #[derive(Default)]
-pub struct Trouble {
+pub struct Faults {
     kills: u32,
     restarts: u32,
     database_cuts: u32,
+    silences: u32,
     acs_cuts: u32,
 }
 
-impl Display for Trouble {
+impl Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kills, restarts, database_cuts, acs_cuts } = self;
+        let Self { kills, restarts, database_cuts, silences, acs_cuts } = self;
         write!(
             f,
-            "{kills} kills, {restarts} restarts of Postgres, connections cut {database_cuts} times to it and {acs_cuts} to ACS"
+            "{kills} kills, {restarts} restarts of Postgres, {database_cuts} cuts and {silences} silences of it, {acs_cuts} cuts of ACS"
         )
     }
 }
 
-/// Makes trouble until told to stop, then leaves everything running.
-pub async fn run(world: Arc<World>, mut random: Random, stop: CancellationToken) -> Trouble {
-    let mut trouble = Trouble::default();
+/// Makes faults until it is stopped, then leaves everything running.
+pub async fn run(world: Arc<World>, mut random: Random, stop: CancellationToken) -> Faults {
+    let mut faults = Faults::default();
     let mut revivals = JoinSet::new();
     loop {
         tokio::select! {
@@ -43,30 +45,39 @@ pub async fn run(world: Arc<World>, mut random: Random, stop: CancellationToken)
             () = sleep(random.between(300, 2500)) => {}
         }
         match random.below(10) {
-            0..=4 => {
+            0..=3 => {
                 let number = random.below(REPLICAS);
                 world.kill(number);
-                trouble.kills += 1;
+                faults.kills += 1;
                 let (world, pause) = (Arc::clone(&world), random.between(50, 1500));
                 revivals.spawn(async move {
                     sleep(pause).await;
                     world.revive(number);
                 });
             }
-            5..=6 => {
+            4 => {
                 world.postgres.cut();
-                trouble.database_cuts += 1;
+                faults.database_cuts += 1;
+            }
+            5..=6 => {
+                world.postgres.set(Mode::Silent);
+                sleep(random.between(100, 1500)).await;
+                world.postgres.set(Mode::Forward);
+                if random.percent(50) {
+                    world.postgres.mute();
+                }
+                faults.silences += 1;
             }
             7..=8 => {
-                world.acs.refuse(random.percent(50));
+                world.acs.set(if random.percent(50) { Mode::Refuse } else { Mode::Forward });
                 world.acs.cut();
-                trouble.acs_cuts += 1;
+                faults.acs_cuts += 1;
                 sleep(Duration::from_millis(300)).await;
-                world.acs.refuse(false);
+                world.acs.set(Mode::Forward);
             }
             _ => {
                 world.restart_postgres().await;
-                trouble.restarts += 1;
+                faults.restarts += 1;
             }
         }
     }
@@ -74,5 +85,5 @@ pub async fn run(world: Arc<World>, mut random: Random, stop: CancellationToken)
     for number in 0..REPLICAS {
         world.revive(number);
     }
-    trouble
+    faults
 }

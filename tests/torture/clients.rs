@@ -1,4 +1,4 @@
-//! A client: asks for tokens with new and old logins, and takes access away, of any replica.
+//! A client: asks any replica for tokens with new and old sign-ins, and changes access.
 
 use std::{sync::Arc, time::Instant};
 
@@ -6,35 +6,35 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    history::{Expected, Handed, History, Kind},
+    history::{Expected, History, Issued, Kind},
     random::Random,
     world::{OPS_KEY, REPLICAS, World},
 };
 
-/// How many logins of each user a client keeps, so that old ones are tried too.
-const LOGINS: usize = 4;
-/// Users beyond those of the clients, who only ever come in by an import.
+/// How many sign-ins of each user a client remembers, so that old ones are tried too.
+const SIGN_INS: usize = 4;
+/// Users beyond those of the clients, who are only imported.
 const NEWCOMERS: usize = 1_000_000;
 
 pub struct Client {
     world: Arc<World>,
     history: Arc<History>,
     random: Random,
-    /// The logins of each user with the second they were made in, newest last.
-    logins: Vec<Vec<(String, i64)>>,
+    /// The sign-in tokens of each user with their seconds, newest last.
+    sign_ins: Vec<Vec<(String, i64)>>,
 }
 
 impl Client {
     pub async fn new(world: Arc<World>, history: Arc<History>, random: Random) -> Self {
-        let logins = vec![Vec::new(); history.users()];
-        let mut client = Self { world, history, random, logins };
+        let sign_ins = vec![Vec::new(); history.users()];
+        let mut client = Self { world, history, random, sign_ins };
         for user in 0..client.history.users() {
             client.sign_in(user).await;
         }
         client
     }
 
-    /// Does one thing, and judges what came of it.
+    /// Does one thing, and judges the result.
     pub async fn act(&mut self) {
         tokio::time::sleep(self.random.between(5, 120)).await;
         let user = self.random.below(self.history.users());
@@ -42,39 +42,39 @@ impl Client {
             0..=99 => self.sign_in(user).await,
             100..=849 => self.token(user).await,
             850..=884 => self.change(user, Kind::Revoke).await,
-            885..=904 => self.change(user, Kind::RevokeKeepingLogins).await,
+            885..=904 => self.change(user, Kind::RevokeKeepingSignIns).await,
             905..=910 => self.change(user, Kind::Block).await,
             911..=954 => self.change(user, Kind::Unblock).await,
             955..=969 => self.change(user, Kind::Delete).await,
             970..=975 => self.revoke_list().await,
-            976 => self.revoke_everyone().await,
+            976 => self.revoke_all().await,
             977..=989 => self.import().await,
             _ => self.look(user).await,
         }
     }
 
     async fn sign_in(&mut self, user: usize) {
-        let login = self.world.sign_in(&name(user)).await;
-        let claims = login.split('.').nth(1).unwrap();
+        let sign_in = self.world.sign_in(&name(user)).await;
+        let claims = sign_in.split('.').nth(1).unwrap();
         let claims = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, claims).unwrap();
         let second = serde_json::from_slice::<Value>(&claims).unwrap()["iat"].as_i64().unwrap();
-        let logins = &mut self.logins[user];
-        logins.push((login, second));
-        if logins.len() > LOGINS {
-            logins.remove(0);
+        let sign_ins = &mut self.sign_ins[user];
+        sign_ins.push((sign_in, second));
+        if sign_ins.len() > SIGN_INS {
+            sign_ins.remove(0);
         }
     }
 
     async fn token(&mut self, user: usize) {
-        let age = if self.random.percent(25) { self.random.below(LOGINS) } else { 0 };
+        let age = if self.random.percent(25) { self.random.below(SIGN_INS) } else { 0 };
         if age == 0 && self.random.percent(60) {
             self.sign_in(user).await;
         }
-        let logins = &self.logins[user];
-        let (login, login_second) = logins[logins.len().saturating_sub(1 + age)].clone();
+        let sign_ins = &self.sign_ins[user];
+        let (sign_in, sign_in_second) = sign_ins[sign_ins.len().saturating_sub(1 + age)].clone();
         let began = Instant::now();
         let url = self.replica("/token");
-        let request = self.world.http.post(url).bearer_auth(login);
+        let request = self.world.http.post(url).bearer_auth(sign_in);
         let Ok(answer) = request.send().await else {
             return self.history.count("tokens unanswered");
         };
@@ -84,7 +84,7 @@ impl Client {
             let code = body["code"].as_str().unwrap_or("cut off").to_owned();
             assert!(
                 [401, 403, 409, 503].contains(&status.as_u16()) || code == "cut off",
-                "an answer that nobody understands: {status} {body}"
+                "an unexpected answer: {status} {body}"
             );
             if code == "reauthentication_required" && self.random.percent(90) {
                 self.sign_in(user).await;
@@ -94,25 +94,25 @@ impl Client {
         let Ok(body) = answer.json::<Value>().await else {
             return self.history.count("tokens cut off");
         };
-        let handed = Handed {
+        let issued = Issued {
             token: body["token"].as_str().unwrap().to_owned(),
             identity: body["user"]["communicationUserId"].as_str().unwrap().to_owned(),
-            login_second,
+            sign_in_second,
             began,
             answered: Instant::now(),
         };
-        let expected = self.history.token(user, handed.clone());
+        let expected = self.history.token(user, issued.clone());
         self.history.count(match expected {
             Expected::Anything => "new tokens",
-            Expected::Alive => "tokens handed out again",
+            Expected::Alive => "tokens issued again",
             Expected::Dead => "tokens that came too late",
         });
         if expected == Expected::Anything {
             return;
         }
-        match (expected, self.world.is_alive(&handed.token).await) {
-            (Expected::Alive, false) => self.history.found_dead(user, &handed),
-            (Expected::Dead, true) => self.history.found_alive(user, &handed),
+        match (expected, self.world.is_alive(&issued.token).await) {
+            (Expected::Alive, false) => self.history.found_dead(user, &issued),
+            (Expected::Dead, true) => self.history.found_alive(user, &issued),
             _ => {}
         }
     }
@@ -121,12 +121,12 @@ impl Client {
         let path = format!("/users/main:{}", name(user));
         let (method, path, body) = match kind {
             Kind::Revoke => (Method::POST, path + "/revoke", json!({})),
-            Kind::RevokeKeepingLogins => (Method::POST, path + "/revoke", json!({"rejectOlderSignIns": false})),
+            Kind::RevokeKeepingSignIns => (Method::POST, path + "/revoke", json!({"rejectOlderSignIns": false})),
             Kind::Block => (Method::POST, path + "/block", json!({})),
             Kind::Unblock => (Method::POST, path + "/unblock", json!({})),
             _ => (Method::DELETE, path, json!({})),
         };
-        self.fence(&[user], kind, method, &path, body).await;
+        self.make_change(&[user], kind, method, &path, body).await;
     }
 
     async fn revoke_list(&mut self) {
@@ -135,30 +135,30 @@ impl Client {
         let mut distinct = users;
         distinct.sort_unstable();
         distinct.dedup();
-        self.fence(&distinct, Kind::RevokeList, Method::POST, "/revocations", json!({"users": names})).await;
+        self.make_change(&distinct, Kind::RevokeList, Method::POST, "/revocations", json!({"users": names})).await;
     }
 
-    async fn revoke_everyone(&mut self) {
+    async fn revoke_all(&mut self) {
         let users: Vec<_> = (0..self.history.users()).collect();
-        self.fence(&users, Kind::RevokeEveryone, Method::POST, "/revocations", json!({"all": true})).await;
+        self.make_change(&users, Kind::RevokeAll, Method::POST, "/revocations", json!({"all": true})).await;
     }
 
-    async fn fence(&mut self, users: &[usize], kind: Kind, method: Method, path: &str, body: Value) {
-        let id = self.history.fence_begins(users, kind);
+    async fn make_change(&mut self, users: &[usize], kind: Kind, method: Method, path: &str, body: Value) {
+        let id = self.history.change_begins(users, kind);
         let answer = self.ask(method, path, body).await;
         let status = answer.as_ref().ok().map(Response::status);
         let accepted = match (status.map(|status| status.as_u16()), &answer) {
             (Some(200 | 202), _) => Some(true),
-            // There is nobody to unblock.
+            // There is no such user to unblock.
             (Some(404), _) => Some(false),
-            // Nobody was there to take it.
+            // No replica received it.
             (None, Err(error)) if error.is_connect() => Some(false),
             (Some(503) | None, _) => None,
             (Some(other), _) => panic!("{kind:?} was answered {other}"),
         };
-        // Of many nothing is confirmed when they are accepted.
+        // A revocation of many is accepted before ACS confirms any of it.
         let confirmed = status == Some(StatusCode::OK);
-        self.history.fence_ends(users, id, accepted, confirmed);
+        self.history.change_ends(users, id, accepted, confirmed);
         let outcome = match accepted {
             Some(true) => "accepted",
             Some(false) => "refused",
@@ -167,9 +167,9 @@ impl Client {
         self.history.count(format!("{kind:?} {outcome}"));
     }
 
-    /// Imports an identity for somebody who has not been seen yet.
+    /// Imports an identity for a user who is not known yet.
     async fn import(&mut self) {
-        let Some(known) = self.history.handed().first().map(|handed| handed.identity.clone()) else { return };
+        let Some(known) = self.history.issued().first().map(|issued| issued.identity.clone()) else { return };
         let (resource, _) = known.split_once('_').unwrap();
         let number = NEWCOMERS + self.random.below(NEWCOMERS);
         let identity = format!("{resource}_{number:08x}-0000-0000-0000-{number:012x}");
@@ -185,7 +185,7 @@ impl Client {
         self.history.count(format!("imports {}", result["result"].as_str().unwrap_or("unanswered")));
     }
 
-    /// Looks at a user, which must never fail in an odd way.
+    /// Reads a user, which must never fail unexpectedly.
     async fn look(&mut self, user: usize) {
         let path = format!("/users/main:{}", name(user));
         if let Ok(answer) = self.ask(Method::GET, &path, Value::Null).await {

@@ -1,4 +1,4 @@
-//! What a run stands on: three replicas, an emulator that misbehaves and an issuer as processes, and proxies between them.
+//! The processes of a run: three replicas, an emulator with faults and an issuer, and proxies between them.
 
 use std::{
     fs::File,
@@ -192,7 +192,7 @@ impl World {
         assert!(done.success(), "Postgres could not be restarted");
     }
 
-    /// Reads what the emulator knows.
+    /// Reads the state of the emulator.
     pub async fn emulator(&self, path: &str) -> Value {
         self.http.get(format!("{}/_emulator/{path}", self.emulator)).send().await.unwrap().json().await.unwrap()
     }
@@ -229,5 +229,5 @@ async fn wait_for(http: &Client, url: &str) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("nobody answers on {url}");
+    panic!("no answer from {url}");
 }

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
+use super::proxy::Proxy;
+
 /// A database of one test.
 #[derive(Clone)]
 pub enum Database {
@@ -34,12 +36,16 @@ impl Database {
         Self::Sqlite { folder: Arc::new(TempDir::new().unwrap()) }
     }
 
-    /// Makes a new database on the test server; without one the case is skipped, unless that is forbidden.
+    /// Makes a new database on the test server. A test that needs one fails without a server, unless `TEST_SQLITE_ONLY`
+    /// is set.
     pub async fn postgres() -> Option<Self> {
         let environment = acs_token_vendor::config::environment();
         let Some(server) = environment.get("TEST_POSTGRES_URL") else {
-            assert!(!environment.contains_key("TEST_POSTGRES_REQUIRED"), "TEST_POSTGRES_URL is not set");
-            eprintln!("skipped: TEST_POSTGRES_URL is not set; ./scripts/test brings a Postgres");
+            let skip = environment.contains_key("TEST_SQLITE_ONLY");
+            assert!(
+                skip,
+                "TEST_POSTGRES_URL is not set; ./scripts/test starts a server, TEST_SQLITE_ONLY=1 does without"
+            );
             return None;
         };
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
@@ -54,6 +60,16 @@ impl Database {
             Self::Postgres { url } => url.clone(),
             Self::Sqlite { folder } => format!("sqlite:{}", folder.path().join("vendor.db").display()),
         }
+    }
+
+    /// The same Postgres database, reached through a proxy.
+    pub async fn behind_proxy(&self) -> (Self, Proxy) {
+        let Self::Postgres { url } = self else { panic!("a file has no proxy") };
+        let (scheme, rest) = url.split_once("://").unwrap();
+        let (authority, name) = rest.split_once('/').unwrap();
+        let (credentials, host) = authority.rsplit_once('@').unwrap();
+        let proxy = Proxy::start(host.to_owned()).await;
+        (Self::Postgres { url: format!("{scheme}://{credentials}@{}/{name}", proxy.address) }, proxy)
     }
 
     /// Changes the database behind the service's back.
@@ -74,6 +90,11 @@ impl Database {
     /// Reads one value of bytes from the database.
     pub async fn bytes(&self, sql: &'static str) -> Vec<u8> {
         on_connection!(self, |connection| sqlx::query_scalar(sql).fetch_one(connection).await.unwrap())
+    }
+
+    /// Reads texts from the database.
+    pub async fn texts(&self, sql: &'static str) -> Vec<String> {
+        on_connection!(self, |connection| sqlx::query_scalar(sql).fetch_all(connection).await.unwrap())
     }
 
     /// Reads one number from the database.
