@@ -14,7 +14,7 @@ use crate::{
 
 /// How long accepted work may take: pauses grow to half of an operation's age.
 const DONE_WITHIN: Duration = Duration::from_mins(4);
-/// How long a call can act, as the replicas are told, and the two seconds of the protocol's G.
+/// How long a call can act by the replicas' settings, and the two seconds of the protocol's G.
 const LATE_CALLS_ARE_OVER: Duration = Duration::from_secs(MAX_CALL_AGE_S + 2);
 /// How long a user with a new sign-in may have to wait.
 const SERVED_WITHIN: Duration = Duration::from_secs(40);

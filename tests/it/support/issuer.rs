@@ -1,4 +1,4 @@
-//! An identity provider in the test's hand: real keys, real discovery, and any token a test wants to see signed.
+//! An identity provider for tests: real keys, real discovery, and a signature for any claims.
 
 use std::sync::{
     Arc, Mutex,
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::serve;
 
-/// What logins of this issuer are granted: guests little, everybody else more, and `nobody` nothing.
+/// What sign-ins of this issuer are granted: guests little, members more, and others nothing.
 pub const POLICY: &str = r#"
 [[issuers.test.policy]]
 when = { role = "guest" }
@@ -91,7 +91,7 @@ impl TestIssuer {
         Self { url: served, keys, is_down, fetches, clock: clock.clone() }
     }
 
-    /// The claims of a good login.
+    /// The claims of a valid sign-in token.
     pub fn claims(&self, user: &str) -> Value {
         let now = self.clock.now().timestamp();
         json!({
@@ -100,12 +100,12 @@ impl TestIssuer {
         })
     }
 
-    /// Signs a good login.
+    /// Signs a valid sign-in token.
     pub fn login(&self, user: &str) -> String {
         self.login_with(user, json!({}))
     }
 
-    /// Signs a login with other claims than a good one; `null` takes a claim away.
+    /// Signs a sign-in token with other claims; `null` removes a claim.
     pub fn login_with(&self, user: &str, change: Value) -> String {
         let (Value::Object(mut claims), Value::Object(change)) = (self.claims(user), change) else {
             panic!("claims are an object");

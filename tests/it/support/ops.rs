@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Answer, TestApp};
 
-/// Subjects that real identity providers give, and that paths, SQL and JSON may trip over.
+/// Subjects of real identity providers, and some that are difficult in paths, SQL and JSON.
 pub const ODD_SUBJECTS: [&str; 12] = [
     "a/b",
     "100%",

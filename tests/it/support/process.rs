@@ -28,7 +28,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a command and reads what it says until a line has `until`.
+    /// Starts a command and reads its output until a line has `until`.
     pub fn start(arguments: &[&str], until: &str) -> Self {
         let mut child = binary().args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut said = Vec::new();
@@ -42,7 +42,7 @@ impl Running {
         panic!("{arguments:?} ended, saying {said:?}");
     }
 
-    /// The first URL after a word in what was said.
+    /// The first URL after a word in the output.
     pub fn url(&self, after: &str) -> String {
         let line = self.said.iter().find(|line| line.contains(after)).unwrap();
         let (_, rest) = line.split_once(after).unwrap();
@@ -78,6 +78,6 @@ pub async fn sign_in(url: &str, request: Value) -> String {
     answer.json()["access_token"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
 }
 
-pub async fn token(url: &str, login: &str) -> Answer {
-    Answer::of(client().post(format!("{url}/token")).bearer_auth(login).send().await.unwrap()).await
+pub async fn token(url: &str, sign_in: &str) -> Answer {
+    Answer::of(client().post(format!("{url}/token")).bearer_auth(sign_in).send().await.unwrap()).await
 }
