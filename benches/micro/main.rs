@@ -1,4 +1,4 @@
-//! What single steps of a request cost: signing for ACS, checking a login, sealing a token, telling of a problem.
+//! The cost of single steps of a request: signing a call, verifying a sign-in token, encrypting, a problem document.
 //!
 //! `cargo bench -p acs-token-vendor-benches`
 
@@ -11,16 +11,17 @@ use std::{hint::black_box, sync::Arc};
 use acs_token_vendor::{
     acs::{
         self,
+        retry::Upstream,
         signing::{Parts, sign},
     },
     app,
     auth::Authenticator,
     config,
     domain::clock::Clock,
+    encryption::{About, KeyRing},
     http::{self, Api, Limits, Ops},
     metrics::Metrics,
-    seal::{About, KeyRing},
-    service::{self, Service, upstream::Upstream},
+    service::{self, Service},
 };
 use anyhow::Context;
 use axum::{Router, body::Body, http::Request};
@@ -31,7 +32,7 @@ use tower::ServiceExt;
 
 use issuer::{AUDIENCE, Issuer};
 
-/// As long as the tokens of ACS are.
+/// The length of ACS's tokens.
 const TOKEN_BYTES: usize = 1100;
 
 fn main() -> anyhow::Result<()> {
@@ -43,14 +44,14 @@ fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     signing(&mut criterion)?;
     for algorithm in [Algorithm::RS256, Algorithm::ES256] {
-        let login = issuer.login(algorithm, "somebody")?;
-        runtime.block_on(authenticator.authenticate(&login))?;
-        criterion.bench_function(&format!("check a login/{algorithm:?}"), |bencher| {
-            bencher.to_async(&runtime).iter(|| authenticator.authenticate(black_box(&login)));
+        let token = issuer.sign_in_token(algorithm, "somebody")?;
+        runtime.block_on(authenticator.authenticate(&token))?;
+        criterion.bench_function(&format!("verify a sign-in token/{algorithm:?}"), |bencher| {
+            bencher.to_async(&runtime).iter(|| authenticator.authenticate(black_box(&token)));
         });
     }
-    sealing(&mut criterion)?;
-    criterion.bench_function("tell of a problem", |bencher| {
+    encryption(&mut criterion)?;
+    criterion.bench_function("problem document", |bencher| {
         let request = || Request::get("/nothing").body(Body::empty()).unwrap_or_default();
         bencher.to_async(&runtime).iter(|| router.clone().oneshot(request()));
     });
@@ -67,24 +68,24 @@ fn signing(criterion: &mut Criterion) -> anyhow::Result<()> {
         date: "Tue, 24 Nov 2026 10:00:00 GMT",
         body: br#"{"scopes":["chat","voip"],"expiresInMinutes":1440}"#,
     };
-    criterion.bench_function("sign for ACS", |bencher| bencher.iter(|| sign(&key, black_box(parts))));
+    criterion.bench_function("sign a call for ACS", |bencher| bencher.iter(|| sign(&key, black_box(parts))));
     Ok(())
 }
 
-fn sealing(criterion: &mut Criterion) -> anyhow::Result<()> {
-    let keys = KeyRing::random().context("no randomness")?;
+fn encryption(criterion: &mut Criterion) -> anyhow::Result<()> {
+    let keys = KeyRing::random().context("no random numbers")?;
     let token = "t".repeat(TOKEN_BYTES);
     let about = About { user: "0199a3c0-0000-7000-8000-000000000000", identity: "8:acs:somebody", generation: 7 };
-    let sealed = keys.seal(&token, &about).context("no randomness")?;
+    let encrypted = keys.seal(&token, &about).context("no random numbers")?;
     let mut group = criterion.benchmark_group("a token");
     group.throughput(Throughput::Bytes(u64::try_from(TOKEN_BYTES)?));
-    group.bench_function("seal", |bencher| bencher.iter(|| keys.seal(black_box(&token), &about)));
-    group.bench_function("open", |bencher| bencher.iter(|| keys.open(black_box(sealed.clone()), &about)));
+    group.bench_function("encrypt", |bencher| bencher.iter(|| keys.seal(black_box(&token), &about)));
+    group.bench_function("decrypt", |bencher| bencher.iter(|| keys.open(black_box(encrypted.clone()), &about)));
     group.finish();
     Ok(())
 }
 
-/// Puts the parts together that can be asked without a network.
+/// Builds the parts that work without a network.
 async fn service(issuer: &Issuer, folder: &std::path::Path) -> anyhow::Result<(Arc<Authenticator>, Router)> {
     let settings = config::parse(&format!(
         "[database]\nurl = \"sqlite:{}\"\n\

@@ -25,7 +25,7 @@ struct Options {
     /// The folder for figures and charts.
     #[arg(long, default_value = "docs/performance")]
     out: PathBuf,
-    /// The document that contains the table.
+    /// The document with the table and the charts.
     #[arg(long, default_value = "docs/performance.md")]
     document: PathBuf,
     /// Print the results, but write neither figures nor charts nor the table.
@@ -112,5 +112,5 @@ async fn main() -> anyhow::Result<()> {
     if wanted("trips") {
         report.add("trips", figures::round_trips::measure(&environment).await?)?;
     }
-    report.write_table(&options.document)
+    report.write_document(&options.document)
 }

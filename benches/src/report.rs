@@ -149,25 +149,32 @@ impl Report {
         }
         std::fs::create_dir_all(&self.folder)?;
         if !figure.series.is_empty() {
-            draw(&figure, &self.folder.join(format!("{}.svg", name.to_lowercase())))?;
+            draw(&figure, &self.folder.join(chart(name)))?;
         }
         self.figures.insert(name.to_owned(), figure);
         std::fs::write(self.folder.join("figures.json"), serde_json::to_vec_pretty(&self.figures)?)?;
         Ok(())
     }
 
-    /// Writes the table into a document, between its two markers.
-    pub fn write_table(&self, document: &Path) -> anyhow::Result<()> {
-        const BEGIN: &str = "<!-- figures: begin -->";
-        const END: &str = "<!-- figures: end -->";
+    /// Writes the table and the charts into a document, between their markers.
+    pub fn write_document(&self, document: &Path) -> anyhow::Result<()> {
         if self.is_dry_run {
             return Ok(());
         }
         let text = std::fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
-        let (before, rest) = text.split_once(BEGIN).context("the document has no marker for the table")?;
-        let (_, after) = rest.split_once(END).context("the document has no second marker for the table")?;
-        std::fs::write(document, format!("{before}{BEGIN}\n\n{}\n{END}{after}", self.table()))?;
-        Ok(())
+        let text = replace_part(&text, "figures", &self.table())?;
+        let folder = document.parent().and_then(|parent| self.folder.strip_prefix(parent).ok()).unwrap_or(&self.folder);
+        let text = replace_part(&text, "charts", &self.charts(folder))?;
+        Ok(std::fs::write(document, text)?)
+    }
+
+    fn charts(&self, folder: &Path) -> String {
+        let drawn = self.figures.iter().filter(|(_, figure)| !figure.series.is_empty());
+        drawn.fold(String::new(), |mut charts, (name, _)| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(charts, "![{name}]({})", folder.join(chart(name)).display());
+            charts
+        })
     }
 
     fn table(&self) -> String {
@@ -186,6 +193,18 @@ impl Report {
         }
         table
     }
+}
+
+fn chart(name: &str) -> String {
+    format!("{}.svg", name.to_lowercase())
+}
+
+/// Replaces what stands between the two markers of a part.
+fn replace_part(document: &str, part: &str, text: &str) -> anyhow::Result<String> {
+    let [begin, end] = ["begin", "end"].map(|edge| format!("<!-- {part}: {edge} -->"));
+    let (before, rest) = document.split_once(&begin).with_context(|| format!("no `{begin}`"))?;
+    let (_, after) = rest.split_once(&end).with_context(|| format!("no `{end}`"))?;
+    Ok(format!("{before}{begin}\n\n{text}\n{end}{after}"))
 }
 
 /// Draws a bar for the median of each series, and a line from its smallest to its largest round.
@@ -235,6 +254,14 @@ fn draw(figure: &Figure, path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_part_between_the_markers_is_replaced() {
+        let document = "a\n<!-- table: begin -->\nold\n<!-- table: end -->\nb";
+        let replaced = replace_part(document, "table", "new\n").unwrap();
+        assert_eq!(replaced, "a\n<!-- table: begin -->\n\nnew\n\n<!-- table: end -->\nb");
+        assert!(replace_part(document, "charts", "").is_err());
+    }
 
     #[test]
     fn medians_ratios_and_percentiles() {
