@@ -39,7 +39,7 @@ pub use global::GlobalState;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported};
 pub use operations::{Completion, Failure, NewOperation};
-pub use quota::QuotaRow;
+pub use quota::Reserved;
 pub use recorder::Recorder;
 pub use tokens::CachedTokens;
 pub use users::UserFilter;

@@ -4,7 +4,6 @@
 
 mod access;
 mod architecture;
-mod budget;
 mod commands;
 mod configuration;
 mod emulator;
@@ -19,6 +18,7 @@ mod overload;
 mod problems;
 mod promises;
 mod proxy;
+mod quota;
 mod redaction;
 mod reuse;
 mod revocations;
