@@ -97,12 +97,11 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
 
 /// Reads `Retry-After` in either form of RFC 9110 section 10.2.3.
 pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
-    let wait = match value.trim().parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = DateTime::<Utc>::from(httpdate::parse_http_date(value.trim()).ok()?);
-            (date - now).to_std().unwrap_or_default()
-        }
+    let wait = if let Ok(seconds) = value.trim().parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let date = DateTime::<Utc>::from(httpdate::parse_http_date(value.trim()).ok()?);
+        (date - now).to_std().unwrap_or_default()
     };
     Some(wait.min(LONGEST_RETRY_AFTER))
 }

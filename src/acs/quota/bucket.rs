@@ -28,8 +28,6 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 const VALID: Duration = Duration::from_millis(500);
 /// The longest wait that a refused request is told. Those told more have mostly given up before.
 const LONGEST_PROMISE: Duration = Duration::from_mins(5);
-/// How late a refused request may come back and still be expected: it is told whole seconds.
-const ROUNDING: Duration = Duration::from_secs(1);
 
 /// Why a call may not be made now.
 #[derive(Debug, thiserror::Error)]
@@ -280,7 +278,7 @@ impl Bucket {
     /// the other, as fast as this replica lately made calls, or as the limit allows if that is faster.
     fn promise(&mut self, priority: Priority, waiting: u32, now: DateTime<Utc>) -> Duration {
         for line in &mut self.lines {
-            while line.promised.front().is_some_and(|at| *at + ROUNDING < now) {
+            while line.promised.front().is_some_and(|at| *at <= now) {
                 line.promised.pop_front();
             }
         }
