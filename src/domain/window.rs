@@ -148,15 +148,11 @@ impl Window {
         Duration::from_millis(u64::try_from(wait_ms).unwrap_or_default())
     }
 
-    /// Returns the mean time between two calls, counting only cells with calls.
+    /// Returns the time between two calls in the cell that has most.
     #[must_use]
-    pub fn interval(&self) -> Option<Duration> {
-        let (mut calls, mut time) = (0, Duration::ZERO);
-        for n in self.calls.iter().filter(|n| **n > 0) {
-            calls = u32::try_from(*n).unwrap_or(u32::MAX).saturating_add(calls);
-            time += CELL;
-        }
-        time.checked_div(calls)
+    pub fn shortest_interval(&self) -> Option<Duration> {
+        let most = self.calls.iter().copied().max().unwrap_or_default();
+        CELL.checked_div(u32::try_from(most).unwrap_or(u32::MAX))
     }
 
     /// Returns the cells that count at a time, the oldest first, with their calls.

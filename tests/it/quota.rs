@@ -1,4 +1,4 @@
-//! The quota: all replicas together never make more calls than ACS allows, and refused callers are told when to come back.
+//! The quota: all replicas together never make more calls than ACS allows, and `Retry-After` is true.
 
 use std::{
     collections::BTreeMap,
@@ -149,6 +149,7 @@ on_each_database! {
         };
         futures_util::future::join_all((0..300).map(insist)).await;
         let took = begun.elapsed();
+        eprintln!("took {took:?}");
         assert!((11..20).contains(&took.as_secs()), "{took:?}");
     }
 

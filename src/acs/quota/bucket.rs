@@ -1,8 +1,8 @@
 //! One kind of call in this replica: those who wait for it, and the task that reserves calls for them.
 //!
 //! One statement reserves for all who wait when it is sent; those who come meanwhile share the next one. Nothing is
-//! reserved that nobody waits for. A request that cannot be served before its deadline is refused at once and told when
-//! it can be.
+//! reserved that nobody waits for. A request that cannot be served before its deadline is refused at once, with the
+//! time at which it can be.
 
 use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a reserved call may be made: half of the window's margin.
 const VALID: Duration = Duration::from_millis(500);
-/// The longest wait that a refused request is told. Those told more have mostly given up before.
+/// The longest wait that a refused request gets.
 const LONGEST_PROMISE: Duration = Duration::from_mins(5);
 
 /// Why a call may not be made now.
@@ -43,7 +43,7 @@ pub(crate) enum Error {
     Store(#[source] Arc<store::Error>),
 }
 
-/// What a bucket's task is told.
+/// An event for a bucket's task.
 #[derive(Debug)]
 pub(super) enum Message {
     /// A call is wanted.
@@ -78,7 +78,7 @@ impl Drop for Permit {
 #[derive(Debug, Default)]
 struct Line {
     waiting: VecDeque<Waiter>,
-    /// When those who were refused were told to come back.
+    /// When refused requests are expected again.
     promised: VecDeque<DateTime<Utc>>,
 }
 
@@ -274,8 +274,9 @@ impl Bucket {
 
     /// Returns when a request can be served that so many others, and all who were refused before, are ahead of.
     ///
-    /// Other replicas are not asked what they promised. Where there is room for all of them at once, they come one after
-    /// the other, as fast as this replica lately made calls, or as the limit allows if that is faster.
+    /// What other replicas promised is not known, so it is the earliest possible time. If there will be room for many at
+    /// once, they come one after the other, as fast as this replica made calls in its best moment of the last window, or
+    /// as the limit allows if that is faster.
     fn promise(&mut self, priority: Priority, waiting: u32, now: DateTime<Utc>) -> Duration {
         for line in &mut self.lines {
             while line.promised.front().is_some_and(|at| *at <= now) {
@@ -286,7 +287,8 @@ impl Bucket {
         let position = waiting.saturating_add(u32::try_from(promised).unwrap_or(u32::MAX)).saturating_add(1);
         let allowance = self.allowance_of(priority);
         let interval = allowance.per / allowance.calls.max(1);
-        let interval = self.own.interval().or(self.window.interval()).map_or(interval, |seen| seen.min(interval));
+        let seen = self.own.shortest_interval().or(self.window.shortest_interval());
+        let interval = seen.map_or(interval, |seen| seen.min(interval));
         let paced = self.window.wait(1, allowance, now).saturating_add(interval.saturating_mul(position - 1));
         let retry_after = self.window.wait(position, allowance, now).max(paced);
         let line = self.line(priority);
