@@ -88,7 +88,7 @@ impl Client {
         }
     }
 
-    /// Returns the resource's address, as clients of ACS are given it.
+    /// Returns the resource's address in the form that clients of ACS need.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         self.endpoint.as_str()
@@ -100,7 +100,7 @@ impl Client {
         self.timeout
     }
 
-    /// Tells whether a token that was made with this credential can still be alive: it dies when its key is replaced.
+    /// Returns whether a token that was made with this credential can still be valid: replacing its key ends it.
     #[must_use]
     pub fn has_credential(&self, credential: &str) -> bool {
         self.keys.contain(credential)
@@ -172,7 +172,7 @@ impl Client {
         Ok((serde_json::from_slice(&answer).map_err(malformed)?, credential))
     }
 
-    /// Calls with the key in use and, where ACS denies it, once with the other.
+    /// Calls with the key in use and, if ACS denies it, once with the other.
     async fn call(
         &self,
         method: Method,

@@ -149,8 +149,8 @@ on_each_database! {
         };
         futures_util::future::join_all((0..300).map(insist)).await;
         let took = begun.elapsed();
-        eprintln!("took {took:?}");
-        assert!((11..20).contains(&took.as_secs()), "{took:?}");
+        // The third window would begin after 22.5 s.
+        assert!((11..22).contains(&took.as_secs()), "{took:?}");
     }
 
     /// Callers are not all told the same second, but one after the other, as fast as others were served before.
@@ -222,7 +222,9 @@ on_each_database! {
         let mut window = Window::default();
         for step in 0..400 {
             let pause = Duration::from_millis(random.u64(..1500));
-            clocks.iter().for_each(|clock| clock.advance(pause));
+            for clock in &clocks {
+                clock.advance(pause);
+            }
             let clock = &clocks[if random.u8(..50) == 0 { 2 } else { random.usize(..2) }];
             if step > 0 && random.u8(..30) == 0 {
                 let until = clock.now() + Duration::from_millis(random.u64(..600_000));
