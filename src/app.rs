@@ -118,7 +118,7 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
     let http = http_client(&settings)?;
     let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
     let metrics = Arc::new(Metrics::default());
-    let upstream = Upstream::new(acs, store.clone(), clock.clone(), &settings.quota, Arc::clone(&metrics));
+    let upstream = Upstream::new(acs, &store, &clock, &settings.quota, Arc::clone(&metrics));
     let upstream = Arc::new(upstream);
     let issuers = Arc::new(settings.issuers.iter().map(|(key, _)| key.clone()).collect());
     let jobs = Jobs::new(jobs::Parts {

@@ -10,3 +10,4 @@ pub mod revocation;
 pub mod scope;
 pub mod token;
 pub mod user;
+pub mod window;

@@ -40,7 +40,7 @@ pub use global::GlobalState;
 pub use idempotency::{Idempotency, IdempotentRequest};
 pub use identities::{Bound, Claim, Imported, NewIdentity};
 pub use operations::{Completion, Failure, NewOperation};
-pub use quota::QuotaRow;
+pub use quota::Reserved;
 pub use tokens::{CachedTokens, Mint};
 pub use users::{UserFilter, UserRead};
 

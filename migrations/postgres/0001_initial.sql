@@ -110,15 +110,49 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
 
--- The calls made to ACS in each cell of half a second. Unlogged, because it need not survive a crash.
+-- The calls to ACS that were reserved in each of the last cells of 250 ms, the newest last. Unlogged, because it need not
+-- survive a crash.
 CREATE UNLOGGED TABLE quota (
-    resource         TEXT    NOT NULL,
-    call             TEXT    NOT NULL,
-    version          UUID    NOT NULL,
-    spent            JSONB   NOT NULL,
-    paused_until_ms  BIGINT  NOT NULL,
+    resource         TEXT      NOT NULL,
+    call             TEXT      NOT NULL,
+    newest_cell      BIGINT    NOT NULL,
+    calls            BIGINT[]  NOT NULL,
+    paused_until_ms  BIGINT    NOT NULL,
     PRIMARY KEY (resource, call)
 );
+
+-- Reserves as many of the wanted calls as the limit leaves, and returns how many and the window as it is now. The row's
+-- lock puts those who reserve one after the other. The same is in `src/domain/window.rs`, where it is explained.
+CREATE FUNCTION reserve_quota(
+    for_resource TEXT, for_call TEXT, now_ms BIGINT, allowed BIGINT, counted BIGINT, wanted BIGINT,
+    OUT granted BIGINT, OUT is_ahead BOOLEAN, OUT newest BIGINT, OUT counts BIGINT[], OUT paused_until BIGINT
+) LANGUAGE plpgsql AS $$
+DECLARE
+    stored quota;
+    present BIGINT := now_ms / 250;
+BEGIN
+    INSERT INTO quota (resource, call, newest_cell, calls, paused_until_ms)
+    VALUES (for_resource, for_call, present, '{0}', 0)
+    ON CONFLICT (resource, call) DO NOTHING;
+    SELECT * INTO stored FROM quota WHERE resource = for_resource AND call = for_call FOR UPDATE;
+
+    is_ahead := stored.newest_cell > present + 4 OR stored.paused_until_ms > now_ms + 300000;
+    paused_until := LEAST(stored.paused_until_ms, now_ms + 300000);
+    newest := CASE WHEN stored.newest_cell > present + 4 THEN present ELSE GREATEST(stored.newest_cell, present) END;
+    counts := stored.calls || array_fill(0::BIGINT, ARRAY[LEAST(GREATEST(newest - stored.newest_cell, 0), counted)::INT]);
+    counts := counts[GREATEST(cardinality(counts) - counted + 1, 1)::INT :];
+
+    granted := 0;
+    IF now_ms >= paused_until THEN
+        granted := GREATEST(LEAST(wanted, allowed - (SELECT SUM(n)::BIGINT FROM unnest(counts) AS n)), 0);
+    END IF;
+    counts[cardinality(counts)] := counts[cardinality(counts)] + granted;
+    IF granted > 0 OR is_ahead THEN
+        UPDATE quota SET newest_cell = newest, calls = counts, paused_until_ms = paused_until
+        WHERE resource = for_resource AND call = for_call;
+    END IF;
+END
+$$;
 
 -- The ACS resources that identities were created in, by the host of their endpoint.
 CREATE TABLE resources (

@@ -110,12 +110,12 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
 
--- The calls made to ACS in each cell of half a second. It need not survive a crash.
+-- The calls to ACS that were reserved in each of the last cells of 250 ms, the newest last. It need not survive a crash.
 CREATE TABLE quota (
     resource         TEXT     NOT NULL,
     call             TEXT     NOT NULL,
-    version          BLOB     NOT NULL,
-    spent            TEXT     NOT NULL,
+    newest_cell      INTEGER  NOT NULL,
+    calls            TEXT     NOT NULL,
     paused_until_ms  INTEGER  NOT NULL,
     PRIMARY KEY (resource, call)
 );

@@ -1,7 +1,7 @@
 //! Connection strings as the Azure portal shows them: `endpoint=https://….communication.azure.com/;accesskey=…`.
 //!
 //! Names may come in any case and order, with spaces around, a trailing `;` and a trailing slash:
-//! the official SDKs disagree on which of these they take, so all are taken.
+//! the official SDKs disagree on which of these they accept, so all are accepted.
 
 use std::str::FromStr;
 
@@ -17,7 +17,7 @@ pub struct ConnectionString {
     pub endpoint: Endpoint,
     /// The access key.
     pub access_key: AccessKey,
-    /// The resource's other key, which stands in settings of its own.
+    /// The resource's other key, which has a setting of its own.
     pub second_access_key: Option<AccessKey>,
 }
 
@@ -37,7 +37,7 @@ pub enum ParseError {
     /// A name is there twice.
     #[error("the connection string has `{0}` twice")]
     Twice(&'static str),
-    /// The endpoint is no URL of a resource.
+    /// The endpoint is not the URL of a resource.
     #[error("`endpoint` {0}")]
     Endpoint(&'static str),
     /// The key cannot be used.
@@ -71,19 +71,19 @@ impl FromStr for ConnectionString {
 }
 
 impl Endpoint {
-    /// Returns the address without a trailing slash, as clients of ACS are given it.
+    /// Returns the address without a trailing slash, as clients of ACS need it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str().trim_end_matches('/')
     }
 
-    /// Tells whether what is sent there can be read on the way: plain http to another machine.
+    /// Returns whether others can read what is sent there: plain http to another machine.
     #[must_use]
     pub fn is_exposed(&self) -> bool {
         self.0.scheme() == "http" && !self.is_loopback()
     }
 
-    /// Tells whether the address is on this machine.
+    /// Returns whether the address is on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         is_on_this_machine(&self.0)
@@ -96,7 +96,7 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let fault = ParseError::Endpoint;
         let mut url =
-            Url::parse(text).map_err(|_| fault("is no URL such as `https://name.communication.azure.com`"))?;
+            Url::parse(text).map_err(|_| fault("is not a URL such as `https://name.communication.azure.com`"))?;
         if !matches!(url.scheme(), "https" | "http") {
             return Err(fault("must begin with `https://`"));
         }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_common_spelling_is_taken() {
+    fn every_common_spelling_is_accepted() {
         for text in [
             "endpoint=https://r.communication.azure.com/;accesskey=cHc=",
             "Endpoint=https://r.communication.azure.com;AccessKey=cHc=;",
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named() {
+    fn errors_are_named() {
         let fault = |text| parse(text).unwrap_err().to_string();
         assert_eq!(fault(""), "the connection string has no `endpoint`");
         assert_eq!(fault("endpoint=https://r.net"), "the connection string has no `accesskey`");
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(fault("accesskey=a;accesskey=b"), "the connection string has `accesskey` twice");
         assert_eq!(
             fault("endpoint=r.net;accesskey=cHc="),
-            "`endpoint` is no URL such as `https://name.communication.azure.com`"
+            "`endpoint` is not a URL such as `https://name.communication.azure.com`"
         );
         assert_eq!(fault("endpoint=ftp://r.net;accesskey=cHc="), "`endpoint` must begin with `https://`");
         assert_eq!(fault("endpoint=https://r.net/a;accesskey=cHc="), "`endpoint` must have no path, query or fragment");

@@ -1,5 +1,4 @@
-//! What proves to ACS that we may ask: the access keys of the resource, of which Azure gives two so that one can be
-//! replaced while the other serves.
+//! The access keys of the resource. Azure gives two, so that one can be replaced while the other is in use.
 
 use std::{
     fmt,
@@ -18,10 +17,10 @@ use crate::domain::token::CredentialId;
 #[derive(Clone)]
 pub struct AccessKey(SecretSlice<u8>);
 
-/// Why a text is no access key; never shows the text.
+/// Why a text is not an access key; never shows the text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AccessKeyError {
-    /// There is nothing.
+    /// The text is empty.
     #[error("the key is empty")]
     Empty,
     /// It is not base64.
@@ -38,13 +37,13 @@ impl AccessKey {
         BASE64_STANDARD.encode(mac.finalize().into_bytes())
     }
 
-    /// Names the key: 96 bits of an HMAC under it, which tell nothing of it.
+    /// Returns a name of the key: 96 bits of an HMAC with it, which reveal nothing of it.
     fn id(&self) -> CredentialId {
         CredentialId::new(&self.authenticate("name of this key")[..16])
     }
 }
 
-/// The keys that are still ours, one of which is in use; what works is remembered.
+/// The keys of the resource, one of which is in use: the one that ACS last accepted.
 #[derive(Debug)]
 pub(super) struct AccessKeys {
     keys: Vec<(AccessKey, CredentialId)>,
@@ -78,7 +77,7 @@ impl AccessKeys {
         self.in_use.store(position, Ordering::Relaxed);
     }
 
-    /// Tells whether a credential is one of these.
+    /// Returns whether a credential is one of these.
     pub(super) fn contain(&self, credential: &str) -> bool {
         self.keys.iter().any(|(_, id)| id.as_str() == credential)
     }

@@ -1,16 +1,18 @@
-//! Calls to ACS inside the budget, and with retries inside the caller's deadline.
+//! Calls to ACS within the quota, with retries until the caller's deadline.
 //!
-//! Repeated are 408, 429, 500, 502, 503, 504 and connection errors, as the official SDKs do; `Retry-After` wins when longer.
-//! A *create* is repeated only when it is certain that the attempt before had no effect, because each creates an identity.
+//! As in the official SDKs, 408, 429, 500, 502, 503, 504 and connection errors are retried, and a longer `Retry-After` is
+//! respected. A *create* is retried only if the attempt before certainly had no effect, because each creates an identity.
 
 use std::{sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::quota::{self, Call, Priority, Quota, Right};
+use super::{
+    client::Client,
+    error::Error as CallError,
+    quota::{self, Call, Permit, Priority, Quota},
+};
 use crate::{
-    acs,
     domain::{
         clock::Clock,
         scope::Scopes,
@@ -21,25 +23,28 @@ use crate::{
     store::{self, Store},
 };
 
-/// What a caller is told to wait when ACS does not say.
+/// The `Retry-After` for callers when ACS gives none.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(2);
+/// The pauses between attempts, before chance makes them up to a half shorter or longer.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Why ACS did not do what was asked.
+/// Why a call failed, by what the caller can do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// ACS refused us: our key, our rights or our settings are wrong.
+    /// Nothing: the key, its rights or the settings are wrong.
     #[error("ACS refused the call")]
-    Rejected(#[source] Arc<acs::Error>),
-    /// Too many calls for ACS: it said so, or the budget is spent.
+    Rejected(#[source] Arc<CallError>),
+    /// Try again later: ACS throttles, or the quota is used up.
     #[error("ACS is throttling")]
     Throttled {
         /// When to try again.
         retry_after: Duration,
     },
-    /// The budget could not be asked, and without it nothing may be called.
+    /// Try again later: the quota is in the database, which failed.
     #[error("the store failed")]
     Store(#[source] Arc<store::Error>),
-    /// ACS is away or too slow.
+    /// Try again later: ACS failed or was too slow.
     #[error("ACS did not answer in time")]
     Unavailable {
         /// When to try again.
@@ -48,12 +53,12 @@ pub enum Error {
         may_have_acted: bool,
         /// The last failure.
         #[source]
-        source: Option<Arc<acs::Error>>,
+        source: Option<Arc<CallError>>,
     },
 }
 
 impl Error {
-    /// Tells whether the trouble is of the kind that passes, so that an older token is better than none.
+    /// Returns whether ACS may do it later, so that an older token is better than none until then.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
@@ -63,39 +68,27 @@ impl Error {
     }
 }
 
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Self::Store(Arc::new(error))
-    }
-}
-
 impl From<quota::Error> for Error {
     fn from(error: quota::Error) -> Self {
         match error {
-            quota::Error::Spent { retry_after } => Self::Throttled { retry_after },
-            quota::Error::Store(error) => error.into(),
+            quota::Error::UsedUp { retry_after } => Self::Throttled { retry_after },
+            quota::Error::Store(error) => Self::Store(error),
         }
     }
 }
 
-/// ACS with patience.
+/// The ACS resource, called within its quota.
 #[derive(Debug)]
 pub struct Upstream {
-    acs: acs::Client,
+    acs: Client,
     quota: Quota,
     metrics: Arc<Metrics>,
 }
 
 impl Upstream {
-    /// Wraps a client, whose calls the budget bounds.
+    /// Makes calls through a client; to be called on a tokio runtime, where the quota's tasks run.
     #[must_use]
-    pub fn new(
-        acs: acs::Client,
-        store: Store,
-        clock: Clock,
-        settings: &quota::Settings,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(acs: Client, store: &Store, clock: &Clock, settings: &quota::Settings, metrics: Arc<Metrics>) -> Self {
         let quota = Quota::new(store, clock, resource_of(&acs), settings);
         Self { acs, quota, metrics }
     }
@@ -112,7 +105,7 @@ impl Upstream {
         resource_of(&self.acs)
     }
 
-    /// Tells whether a token that was made with this credential can still be alive.
+    /// Returns whether a token that was made with this credential can still be alive.
     #[must_use]
     pub fn has_credential(&self, credential: &str) -> bool {
         self.acs.has_credential(credential)
@@ -160,136 +153,121 @@ impl Upstream {
         self.retry(Call::Issue, deadline, |_| true, || self.acs.issue(id, scopes, lifetime)).await
     }
 
-    /// Takes the right to one revocation or deletion, waiting for it until the deadline at most.
+    /// Reserves one call, waiting for it until the deadline at most. The permit is held while the call is made.
     ///
     /// # Errors
     /// [`Error::Throttled`] or [`Error::Store`].
-    pub(crate) async fn reserve(&self, call: Call, priority: Priority, deadline: Instant) -> Result<Right<'_>, Error> {
-        let taken = self.quota.take(call, priority, deadline).await;
-        if matches!(taken, Err(quota::Error::Spent { .. })) {
+    pub(crate) async fn reserve(&self, call: Call, priority: Priority, deadline: Instant) -> Result<Permit, Error> {
+        let reserved = self.quota.reserve(call, priority, deadline).await;
+        if matches!(reserved, Err(quota::Error::UsedUp { .. })) {
             self.metrics.quota_refused(call.as_str());
         }
-        Ok(taken?)
+        Ok(reserved?)
     }
 
-    /// Revokes the tokens of an identity, in one attempt whose right was reserved.
+    /// Revokes the tokens of an identity, in one attempt that was reserved.
     ///
     /// # Errors
-    /// Any [`acs::Error`].
-    pub async fn revoke(&self, id: &AcsId) -> Result<(), acs::Error> {
+    /// Any [`CallError`].
+    pub async fn revoke(&self, id: &AcsId) -> Result<(), CallError> {
         self.attempt(Call::Revoke, self.acs.revoke(id)).await
     }
 
-    /// Deletes an identity, in one attempt whose right was reserved.
+    /// Deletes an identity, in one attempt that was reserved.
     ///
     /// # Errors
-    /// Any [`acs::Error`].
-    pub async fn delete(&self, id: &AcsId) -> Result<(), acs::Error> {
+    /// Any [`CallError`].
+    pub async fn delete(&self, id: &AcsId) -> Result<(), CallError> {
         self.attempt(Call::Delete, self.acs.delete(id)).await
     }
 
-    /// Makes a call, counts it, and rests its lane when ACS says that it was one too many.
+    /// Makes a call, counts it, and pauses calls of its kind if ACS says that it was one too many.
     async fn attempt<T>(
         &self,
         call: Call,
-        attempt: impl Future<Output = Result<T, acs::Error>>,
-    ) -> Result<T, acs::Error> {
+        attempt: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
         let begun = Instant::now();
         let answer = attempt.await;
         self.metrics.upstream_call(call.as_str(), outcome(&answer), begun.elapsed());
-        if let Err(acs::Error::Throttled { retry_after }) = &answer {
-            if let Err(error) = self.quota.pause(call, *retry_after).await {
-                // The call fails for another reason; the other replicas will see their own refusals.
-                tracing::warn!(error = &error as &dyn std::error::Error, "a lane's rest could not be shared");
-            }
-        } else if answer.is_ok() {
-            self.quota.taken(call);
+        match &answer {
+            Ok(_) => self.quota.accepted(call),
+            Err(CallError::Throttled { retry_after }) => self.quota.throttled(call, *retry_after),
+            Err(_) => {}
         }
         answer
     }
 
-    /// Calls until it works, may not be repeated, or the deadline would pass.
-    async fn retry<T, F: Future<Output = Result<T, acs::Error>>>(
+    /// Calls until ACS does it, or the call may not be repeated, or the deadline would pass.
+    async fn retry<T, F: Future<Output = Result<T, CallError>>>(
         &self,
         call: Call,
         deadline: Instant,
-        may_repeat: impl Fn(&acs::Error) -> bool,
+        may_repeat: impl Fn(&CallError) -> bool,
         attempt: impl Fn() -> F,
     ) -> Result<T, Error> {
-        let mut pauses = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(2))
-            .without_max_times()
-            .with_jitter()
-            .build();
+        let unavailable =
+            |may_have_acted| Error::Unavailable { retry_after: DEFAULT_RETRY_AFTER, may_have_acted, source: None };
         if Instant::now() >= deadline {
-            return Err(Error::Unavailable { retry_after: DEFAULT_RETRY_AFTER, may_have_acted: false, source: None });
+            return Err(unavailable(false));
         }
+        let mut pause = FIRST_PAUSE;
         loop {
-            let right = self.reserve(call, Priority::Interactive, deadline).await?;
-            let error = match timeout_at(deadline, self.attempt(call, attempt())).await {
+            let permit = self.reserve(call, Priority::Interactive, deadline).await?;
+            let answer = timeout_at(deadline, self.attempt(call, attempt())).await;
+            drop(permit);
+            let error = match answer {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,
-                Err(_) => {
-                    return Err(Error::Unavailable {
-                        retry_after: DEFAULT_RETRY_AFTER,
-                        may_have_acted: true,
-                        source: None,
-                    });
-                }
+                Err(_) => return Err(unavailable(true)),
             };
-            let pause = match &error {
-                // The lane rests, and so does whoever is in it.
-                acs::Error::Throttled { .. } => continue,
-                acs::Error::Unavailable { retry_after, .. } => {
-                    next_pause(&mut pauses).max(retry_after.unwrap_or_default())
-                }
-                acs::Error::Unreachable(_) => next_pause(&mut pauses),
+            let wished = match &error {
+                // The quota is paused now, so the next permit comes when ACS said.
+                CallError::Throttled { .. } => continue,
+                CallError::Unavailable { retry_after, .. } => retry_after.unwrap_or_default(),
+                CallError::Unreachable(_) => Duration::ZERO,
                 _ => return Err(give_up(error)),
             };
-            drop(right);
-            if !may_repeat(&error) || Instant::now() + pause >= deadline {
+            let wait = pause.mul_f64(0.5 + fastrand::f64()).max(wished);
+            if !may_repeat(&error) || Instant::now() + wait >= deadline {
                 return Err(give_up(error));
             }
-            tokio::time::sleep(pause).await;
+            sleep(wait).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 }
 
-fn next_pause(pauses: &mut impl Iterator<Item = Duration>) -> Duration {
-    pauses.next().unwrap_or(DEFAULT_RETRY_AFTER)
-}
-
-fn resource_of(acs: &acs::Client) -> &str {
+fn resource_of(acs: &Client) -> &str {
     acs.endpoint().split_once("://").map_or("", |(_, host)| host)
 }
 
-fn outcome<T>(answer: &Result<T, acs::Error>) -> &'static str {
+fn outcome<T>(answer: &Result<T, CallError>) -> &'static str {
     match answer {
         Ok(_) => "ok",
-        Err(acs::Error::Throttled { .. }) => "throttled",
-        Err(acs::Error::Unreachable(_)) => "unreachable",
-        Err(acs::Error::Unavailable { .. } | acs::Error::Malformed { .. }) => "unavailable",
-        Err(
-            acs::Error::Unauthorized { .. } | acs::Error::NotOwned | acs::Error::NotFound | acs::Error::Refused { .. },
-        ) => "refused",
+        Err(CallError::Throttled { .. }) => "throttled",
+        Err(CallError::Unreachable(_)) => "unreachable",
+        Err(CallError::Unavailable { .. } | CallError::Malformed { .. }) => "unavailable",
+        Err(CallError::Unauthorized { .. } | CallError::NotOwned | CallError::NotFound | CallError::Refused { .. }) => {
+            "refused"
+        }
     }
 }
 
-/// Tells whether a failed call surely did nothing at ACS.
-pub(crate) fn had_no_effect(error: &acs::Error) -> bool {
-    !matches!(error, acs::Error::Unavailable { .. } | acs::Error::Malformed { .. })
+/// Returns whether a failed call certainly had no effect at ACS.
+pub(crate) fn had_no_effect(error: &CallError) -> bool {
+    !matches!(error, CallError::Unavailable { .. } | CallError::Malformed { .. })
 }
 
-fn give_up(error: acs::Error) -> Error {
+fn give_up(error: CallError) -> Error {
     let may_have_acted = !had_no_effect(&error);
     match error {
-        acs::Error::Throttled { retry_after } => {
+        CallError::Throttled { retry_after } => {
             Error::Throttled { retry_after: retry_after.unwrap_or(DEFAULT_RETRY_AFTER) }
         }
-        acs::Error::Unreachable(_) | acs::Error::Unavailable { .. } | acs::Error::Malformed { .. } => {
+        CallError::Unreachable(_) | CallError::Unavailable { .. } | CallError::Malformed { .. } => {
             let retry_after = match &error {
-                acs::Error::Unavailable { retry_after, .. } => *retry_after,
+                CallError::Unavailable { retry_after, .. } => *retry_after,
                 _ => None,
             };
             Error::Unavailable {
@@ -298,7 +276,7 @@ fn give_up(error: acs::Error) -> Error {
                 source: Some(Arc::new(error)),
             }
         }
-        acs::Error::Unauthorized { .. } | acs::Error::NotOwned | acs::Error::NotFound | acs::Error::Refused { .. } => {
+        CallError::Unauthorized { .. } | CallError::NotOwned | CallError::NotFound | CallError::Refused { .. } => {
             Error::Rejected(Arc::new(error))
         }
     }

@@ -1,4 +1,4 @@
-//! HMAC-SHA256 request signing with an access key, as a pure function of what goes over the wire.
+//! HMAC-SHA256 request signing with an access key.
 //!
 //! The text that is signed is `METHOD\ntarget\ndate;host;content-hash` (learn.microsoft.com, "Authenticate to Azure
 //! Communication Services", and the vectors in `tests/data/hmac_vectors.json` made by the official SDK).
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::credential::AccessKey;
 
-/// A request as it will be seen on the wire.
+/// The parts of a request that are signed.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts<'a> {
     /// The method, upper case.
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_vector_of_the_official_sdk_is_met() {
+    fn every_vector_of_the_official_sdk_is_matched() {
         let file: Value = serde_json::from_str(include_str!("../../tests/data/hmac_vectors.json")).unwrap();
         let vectors = file["vectors"].as_array().unwrap();
         assert_eq!(vectors.len(), 7);

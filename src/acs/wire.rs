@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::error::Error;
 use crate::domain::{
     scope::Scopes,
     token::{AccessToken, CredentialId, IssuedToken, Lifetime},
@@ -92,16 +92,17 @@ pub(super) fn error_of(status: u16, retry_after: Option<Duration>, body: &[u8]) 
     }
 }
 
-/// The longest wait that is believed: what is longer is a mistake, or worth asking again.
+/// The longest wait that is believed; a longer one is a mistake, or it is worth asking again.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
 
 /// Reads `Retry-After` in either form of RFC 9110 section 10.2.3.
 pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
-    if let Ok(seconds) = value.trim().parse() {
-        return Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
-    }
-    let date = DateTime::parse_from_rfc2822(value.trim()).ok()?;
-    let wait = (date.with_timezone(&Utc) - now).to_std().unwrap_or_default();
+    let wait = if let Ok(seconds) = value.trim().parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let date = DateTime::<Utc>::from(httpdate::parse_http_date(value.trim()).ok()?);
+        (date - now).to_std().unwrap_or_default()
+    };
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_observed_error_is_told_apart() {
+    fn every_observed_error_is_recognised() {
         let file: Value = serde_json::from_str(include_str!("../../tests/data/observed_exchanges.json")).unwrap();
         let mut seen = 0;
         for exchange in file["exchanges"].as_array().unwrap() {

@@ -1,73 +1,100 @@
-//! The budget of calls in the database: all replicas spend from the same window.
-//!
-//! What to spend is reckoned by whoever spends; a write holds only if the window is still the one that was read, which a
-//! version of its own for every write tells. On Postgres the table is unlogged: a commit need not wait for the disk, and
-//! what a crash of the database forgets is no more than the last half minute's calls.
+//! The calls that all replicas together make to ACS: one row for each resource and kind of call.
 
+use chrono::{DateTime, Utc};
 use sqlx::types::Json;
-use uuid::Uuid;
 
-use super::{Error, Store, on_pool};
-use crate::acs::window::Window;
+use super::{
+    BEGIN_SQLITE, Error, Store,
+    connection::{Leased, Session},
+    on_pool,
+};
+use crate::domain::{
+    clock::Clock,
+    window::{Allowance, Window},
+};
 
-const READ: &str = "SELECT version, spent, paused_until_ms FROM quota WHERE resource = $1 AND call = $2";
+const RESERVE_POSTGRES: &str = "
+    SELECT granted, is_ahead, newest, counts, paused_until FROM reserve_quota($1, $2, $3, $4, $5, $6)";
 
-const INSERT: &str = "
-    INSERT INTO quota (resource, call, version, spent, paused_until_ms) VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (resource, call) DO NOTHING";
+const READ_SQLITE: &str = "SELECT newest_cell, calls, paused_until_ms FROM quota WHERE resource = $1 AND call = $2";
 
-const UPDATE: &str = "
-    UPDATE quota SET version = $3, spent = $4, paused_until_ms = $5
-    WHERE resource = $1 AND call = $2 AND version = $6";
+const WRITE_SQLITE: &str = "
+    INSERT INTO quota (resource, call, newest_cell, calls, paused_until_ms) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (resource, call) DO UPDATE
+    SET newest_cell = excluded.newest_cell, calls = excluded.calls, paused_until_ms = excluded.paused_until_ms";
 
-/// Cells with what was spent in each.
-type Cells = Vec<(i64, u32)>;
+const PAUSE: &str = "
+    UPDATE quota SET paused_until_ms = $3 WHERE resource = $1 AND call = $2 AND paused_until_ms < $3";
 
-/// A window as it was read.
-#[derive(Clone, Debug, Default)]
-pub struct QuotaRow {
-    /// Unique to each write; none where nothing was ever spent.
-    pub version: Option<Uuid>,
-    /// What was spent.
+/// The answer to a reservation.
+#[derive(Debug)]
+pub struct Reserved {
+    /// When it was made.
+    pub at: DateTime<Utc>,
+    /// How many calls may be made.
+    pub granted: u32,
+    /// What all replicas have reserved.
     pub window: Window,
+    /// Whether times were stored that were too far in the future.
+    pub was_ahead: bool,
 }
 
 impl Store {
-    /// Reads what was spent of a kind of call at a resource.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn read_quota(&self, resource: &str, call: &str) -> Result<QuotaRow, Error> {
-        let row: Option<(Uuid, Json<Cells>, i64)> =
-            on_pool!(self, |db| sqlx::query_as(READ).bind(resource).bind(call).fetch_optional(db).await)?;
-        Ok(row.map_or_else(QuotaRow::default, |(version, Json(spent), paused_until_ms)| QuotaRow {
-            version: Some(version),
-            window: Window::new(spent, paused_until_ms),
-        }))
-    }
-
-    /// Writes a window in the place of the one that was read; `None` when somebody else wrote meanwhile.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database does not answer.
-    pub async fn write_quota(
+    /// Reserves as many of the wanted calls as the allowance leaves.
+    pub async fn reserve_quota(
         &self,
         resource: &str,
         call: &str,
-        read: Option<Uuid>,
-        window: Window,
-    ) -> Result<Option<QuotaRow>, Error> {
-        let version = Uuid::new_v4();
-        let written = on_pool!(self, |db| {
-            let query = sqlx::query(if read.is_some() { UPDATE } else { INSERT })
-                .bind(resource)
-                .bind(call)
-                .bind(version)
-                .bind(Json(window.spent()))
-                .bind(window.paused_until_ms());
-            let query = if let Some(read) = read { query.bind(read) } else { query };
-            query.execute(db).await.map(|done| done.rows_affected())
-        })?;
-        Ok((written == 1).then_some(QuotaRow { version: Some(version), window }))
+        allowance: Allowance,
+        wanted: u32,
+        clock: &Clock,
+    ) -> Result<Reserved, Error> {
+        // The time is read when there is a connection, because waiting for one can take long.
+        match self {
+            Self::Postgres { pool, .. } => {
+                let connection = Leased::acquire(pool).await?;
+                let at = clock.now();
+                let query = sqlx::query_as(RESERVE_POSTGRES)
+                    .bind(resource)
+                    .bind(call)
+                    .bind(at.timestamp_millis())
+                    .bind(i64::from(allowance.calls))
+                    .bind(allowance.cells())
+                    .bind(i64::from(wanted));
+                let (granted, was_ahead, newest_cell, calls, paused_until_ms): (i64, bool, i64, Vec<i64>, i64) =
+                    connection.run(async |db| query.fetch_one(db).await).await?;
+                let granted = u32::try_from(granted).unwrap_or_default();
+                Ok(Reserved { at, granted, window: Window::new(newest_cell, calls, paused_until_ms), was_ahead })
+            }
+            Self::Sqlite(pool) => {
+                let mut tx = Session::begin(pool, BEGIN_SQLITE).await?;
+                let at = clock.now();
+                let row: Option<(i64, Json<Vec<i64>>, i64)> =
+                    sqlx::query_as(READ_SQLITE).bind(resource).bind(call).fetch_optional(&mut *tx).await?;
+                let mut window = row.map_or_else(Window::default, |(newest_cell, Json(calls), paused_until_ms)| {
+                    Window::new(newest_cell, calls, paused_until_ms)
+                });
+                let was_ahead = window.advance(allowance, at);
+                let granted = window.reserve(wanted, allowance, at);
+                if granted > 0 || was_ahead {
+                    sqlx::query(WRITE_SQLITE)
+                        .bind(resource)
+                        .bind(call)
+                        .bind(window.newest_cell())
+                        .bind(Json(window.calls()))
+                        .bind(window.paused_until_ms())
+                        .execute(&mut *tx)
+                        .await?;
+                }
+                tx.commit().await?;
+                Ok(Reserved { at, granted, window, was_ahead })
+            }
+        }
+    }
+
+    /// Forbids calls of a kind before a time, for all replicas.
+    pub async fn pause_quota(&self, resource: &str, call: &str, until_ms: i64) -> Result<(), Error> {
+        on_pool!(self, |db| sqlx::query(PAUSE).bind(resource).bind(call).bind(until_ms).execute(db).await.map(drop))?;
+        Ok(())
     }
 }

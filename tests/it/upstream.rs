@@ -1,4 +1,4 @@
-//! ACS in trouble: patient where it helps, honest where it does not.
+//! Failures of ACS: retried where that helps, else reported.
 
 use axum::{Router, http::StatusCode, response::Html};
 use serde_json::json;
@@ -12,7 +12,7 @@ async fn start() -> TestApp {
 }
 
 #[tokio::test]
-async fn passing_trouble_is_not_seen_by_callers() {
+async fn short_failures_are_not_seen_by_callers() {
     let app = start().await;
     for rule in [
         json!({"operation": "issue", "kind": "status", "status": 503, "count": 2}),
@@ -27,7 +27,7 @@ async fn passing_trouble_is_not_seen_by_callers() {
 }
 
 #[tokio::test]
-async fn creation_is_repeated_when_it_surely_had_no_effect() {
+async fn creation_is_retried_when_it_certainly_had_no_effect() {
     let app = start().await;
     app.acs.fault(json!({"operation": "create", "kind": "status", "status": 429, "count": 2})).await;
     app.token(&app.issuer.login("bob"), None).await.token();
@@ -36,7 +36,7 @@ async fn creation_is_repeated_when_it_surely_had_no_effect() {
 }
 
 #[tokio::test]
-async fn creation_is_not_repeated_when_it_may_have_worked() {
+async fn creation_is_not_retried_when_it_may_have_had_an_effect() {
     let app = start().await;
     app.acs.fault(json!({"operation": "create", "kind": "status", "status": 503, "count": 1})).await;
     app.token(&app.issuer.login("bob"), None).await.assert_problem(503, "upstream_unavailable");
@@ -45,7 +45,7 @@ async fn creation_is_not_repeated_when_it_may_have_worked() {
 }
 
 #[tokio::test]
-async fn throttling_beyond_patience_is_passed_on_with_its_wait() {
+async fn throttling_beyond_the_timeout_is_passed_on_with_its_wait() {
     let app = start().await;
     app.acs.fault(json!({"operation": "*", "kind": "status", "status": 429, "retryAfterSeconds": 30})).await;
     let answer = app.token(&app.issuer.login("alice"), None).await;
@@ -54,7 +54,7 @@ async fn throttling_beyond_patience_is_passed_on_with_its_wait() {
 }
 
 #[tokio::test]
-async fn a_hanging_acs_is_given_up() {
+async fn a_hanging_acs_is_unavailable() {
     let database = Database::sqlite();
     let app = TestApp::start_with(&database, "[tokens]\ntimeout = \"1s\"").await;
     app.acs.fault(json!({"operation": "create", "kind": "hang"})).await;
@@ -62,14 +62,14 @@ async fn a_hanging_acs_is_given_up() {
 }
 
 #[tokio::test]
-async fn trouble_that_stays_is_told() {
+async fn lasting_failures_are_reported() {
     let app = start().await;
     app.acs.fault(json!({"operation": "*", "kind": "status", "status": 503})).await;
     app.token(&app.issuer.login("alice"), None).await.assert_problem(503, "upstream_unavailable");
 }
 
 #[tokio::test]
-async fn a_refusal_of_our_key_is_our_fault_and_not_the_callers() {
+async fn a_refused_access_key_is_not_the_callers_fault() {
     let elsewhere = TestApp::start(&Database::sqlite()).await;
     let app = TestApp::start_with_endpoint(&Database::sqlite(), &elsewhere.acs.url).await;
     app.acs.fault(json!({"operation": "*", "kind": "status", "status": 401})).await;
@@ -79,7 +79,7 @@ async fn a_refusal_of_our_key_is_our_fault_and_not_the_callers() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_told_and_leaves_no_claim_behind() {
+async fn an_unreachable_acs_is_reported_and_leaves_no_claim_behind() {
     let database = Database::sqlite();
     let app = TestApp::start_with_endpoint(&database, "http://127.0.0.1:9").await;
     app.token(&app.issuer.login("alice"), None).await.assert_problem(503, "upstream_unavailable");
@@ -88,8 +88,8 @@ async fn nobody_listening_is_told_and_leaves_no_claim_behind() {
 }
 
 #[tokio::test]
-async fn pages_instead_of_json_are_survived() {
-    // 200 is not the 201 that creation is answered with: an answer of nobody we know, which may hide an effect.
+async fn pages_instead_of_json_are_failures() {
+    // 200 is not the documented 201 of a creation, so somebody else answered, and the creation may have had an effect.
     let pages = [
         (StatusCode::OK, 503),
         (StatusCode::NOT_FOUND, 503),

@@ -255,7 +255,6 @@ pub const GLOBAL: Config = Config {
     name: "global",
     operators: &[Operator::RevokeGlobal, Operator::RevokeKeepingSignIns],
     old_sign_ins: true,
-    faults_until: 3,
     budget: budget(2, 2, 0, 1, 0),
     ..BASE
 };
