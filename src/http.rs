@@ -23,7 +23,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    auth::{Authenticator, Operators, policy::StringList},
+    auth::{Authenticator, Operators},
+    domain::string_list::StringList,
     limit::{self, Limit},
     metrics::Metrics,
     service::Service,

@@ -19,17 +19,17 @@ mod quota;
 mod recorder;
 mod revocations;
 mod tokens;
+mod url;
 mod users;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use sqlx::{
     Connection, Database, PgPool, Postgres, Sqlite, SqlitePool, Transaction,
     pool::PoolOptions,
-    postgres::PgConnectOptions,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    sqlite::{SqliteJournalMode, SqliteSynchronous},
 };
 
 pub use access::Fence;
@@ -42,6 +42,7 @@ pub use operations::{Completion, Failure, NewOperation};
 pub use quota::QuotaRow;
 pub use recorder::Recorder;
 pub use tokens::CachedTokens;
+pub use url::{UrlError, check_url};
 pub use users::UserFilter;
 
 /// Runs one body on whichever pool is open.
@@ -110,9 +111,9 @@ impl Default for Settings {
 /// Why the store could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The URL is none that this service understands.
+    /// The URL is not valid.
     #[error("`database.url` {0}")]
-    Url(&'static str),
+    Url(UrlError),
     /// The database cannot be reached, is overloaded or restarting: trying again may help.
     #[error("the database is not available")]
     Unavailable(#[source] sqlx::Error),
@@ -186,29 +187,21 @@ impl Store {
     /// # Errors
     /// [`Error::Url`] for a URL of neither kind, [`Error::Unavailable`] when nobody answers.
     pub async fn connect(settings: &Settings) -> Result<Self, Error> {
-        let url = settings.url.expose_secret();
-        if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            let options = PgConnectOptions::from_str(url)
-                .map_err(|_| Error::Url("is no valid Postgres URL"))?
-                .application_name(env!("CARGO_PKG_NAME"));
-            let pool = pool_options(settings, settings.max_connections.unwrap_or(14)).connect_with(options).await?;
-            Ok(Self::Postgres(pool))
-        } else if url.starts_with("sqlite:") {
-            if url.contains(":memory:") || url.contains("mode=memory") {
-                return Err(Error::Url("names a SQLite database in memory, which would forget every mapping"));
+        match url::parse(&settings.url).map_err(Error::Url)? {
+            url::Target::Postgres(options) => {
+                let pool = pool_options(settings, settings.max_connections.unwrap_or(14)).connect_with(options).await?;
+                Ok(Self::Postgres(pool))
             }
-            // Synchronous `FULL`: a commit that was answered survives a power cut.
-            let options = SqliteConnectOptions::from_str(url)
-                .map_err(|_| Error::Url("is no valid SQLite URL"))?
-                .create_if_missing(true)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .foreign_keys(true)
-                .busy_timeout(settings.acquire_timeout);
-            let pool = pool_options(settings, settings.max_connections.unwrap_or(8)).connect_with(options).await?;
-            Ok(Self::Sqlite(pool))
-        } else {
-            Err(Error::Url("must begin with `postgres:` or `sqlite:`"))
+            url::Target::Sqlite(options) => {
+                // Synchronous `FULL`: a commit that was answered survives a power cut.
+                let options = options
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .foreign_keys(true)
+                    .busy_timeout(settings.acquire_timeout);
+                let pool = pool_options(settings, settings.max_connections.unwrap_or(8)).connect_with(options).await?;
+                Ok(Self::Sqlite(pool))
+            }
         }
     }
 

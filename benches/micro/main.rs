@@ -19,7 +19,7 @@ use acs_token_vendor::{
     domain::clock::Clock,
     http::{self, Api, Limits, Ops},
     metrics::Metrics,
-    seal::{About, KeyRing},
+    encryption::{Aad, KeyRing},
     service::{self, Service, upstream::Upstream},
 };
 use anyhow::Context;
@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<()> {
             bencher.to_async(&runtime).iter(|| authenticator.authenticate(black_box(&login)));
         });
     }
-    sealing(&mut criterion)?;
+    encryption(&mut criterion)?;
     criterion.bench_function("tell of a problem", |bencher| {
         let request = || Request::get("/nothing").body(Body::empty()).unwrap_or_default();
         bencher.to_async(&runtime).iter(|| router.clone().oneshot(request()));
@@ -71,15 +71,15 @@ fn signing(criterion: &mut Criterion) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sealing(criterion: &mut Criterion) -> anyhow::Result<()> {
+fn encryption(criterion: &mut Criterion) -> anyhow::Result<()> {
     let keys = KeyRing::random().context("no randomness")?;
     let token = "t".repeat(TOKEN_BYTES);
-    let about = About { user: "0199a3c0-0000-7000-8000-000000000000", identity: "8:acs:somebody", generation: 7 };
-    let sealed = keys.seal(&token, &about).context("no randomness")?;
+    let aad = Aad { user: "0199a3c0-0000-7000-8000-000000000000", identity: "8:acs:somebody", generation: 7 };
+    let encrypted = keys.encrypt(&token, &aad).context("no randomness")?;
     let mut group = criterion.benchmark_group("a token");
     group.throughput(Throughput::Bytes(u64::try_from(TOKEN_BYTES)?));
-    group.bench_function("seal", |bencher| bencher.iter(|| keys.seal(black_box(&token), &about)));
-    group.bench_function("open", |bencher| bencher.iter(|| keys.open(black_box(sealed.clone()), &about)));
+    group.bench_function("encrypt", |bencher| bencher.iter(|| keys.encrypt(black_box(&token), &aad)));
+    group.bench_function("decrypt", |bencher| bencher.iter(|| keys.decrypt(black_box(&encrypted), &aad)));
     group.finish();
     Ok(())
 }

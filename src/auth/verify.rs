@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{jose::Error, jwks::KeyCache};
 
-/// A token taken apart, not yet believed.
+/// A token that was parsed but not verified.
 #[derive(Debug)]
 pub struct Unverified<'a> {
     header: Header,
@@ -16,10 +16,6 @@ pub struct Unverified<'a> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Takes a token apart.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] when it is no JWT, [`Error::Critical`] when it has critical extensions.
     pub fn parse(token: &'a str) -> Result<Self, Error> {
         let (signed, signature) = token.rsplit_once('.').ok_or(Error::Malformed("parts"))?;
         let (_, payload) = signed.split_once('.').ok_or(Error::Malformed("parts"))?;
@@ -32,16 +28,13 @@ impl<'a> Unverified<'a> {
         Ok(Self { header, signed, signature, claims })
     }
 
-    /// Returns the issuer that the token claims: only good for choosing whose keys to verify with.
+    /// Returns the issuer that the token claims, for nothing but the choice of keys.
     #[must_use]
     pub fn claimed_issuer(&self) -> Option<&str> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
-    /// Refuses tokens of another type than the wanted ones; a token without a type passes (RFC 8725 section 3.11).
-    ///
-    /// # Errors
-    /// [`Error::Type`] when the type is another.
+    /// Refuses other types of tokens; a token without a type passes (RFC 8725 section 3.11).
     pub fn require_type(&self, wanted: &[&str]) -> Result<(), Error> {
         let Some(typ) = self.header.typ.as_deref() else {
             return Ok(());
@@ -51,10 +44,7 @@ impl<'a> Unverified<'a> {
         if wanted.iter().any(|name| name.eq_ignore_ascii_case(short)) { Ok(()) } else { Err(Error::Type) }
     }
 
-    /// Verifies the signature with the issuer's keys and gives the claims.
-    ///
-    /// # Errors
-    /// [`Error::Algorithm`], [`Error::UnknownKey`], [`Error::Signature`] or [`Error::KeysUnavailable`].
+    /// Verifies the signature with the issuer's keys and returns the claims.
     pub async fn verify(self, keys: &KeyCache, allowed: &[Algorithm]) -> Result<Map<String, Value>, Error> {
         let algorithm = self.header.alg;
         if !allowed.contains(&algorithm) {
@@ -78,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_jwt_is_refused() {
+    fn malformed_tokens_are_refused() {
         let parse = |text: &str| Unverified::parse(text).map(|_| ());
         assert_eq!(parse("abc"), Err(Error::Malformed("parts")));
         assert_eq!(parse("a.b"), Err(Error::Malformed("parts")));

@@ -72,6 +72,8 @@ impl Service {
         for attempt in futures_util::future::join_all(attempts).await {
             attempt?;
         }
+        let oldest = self.store.oldest_pending_operation().await?;
+        self.metrics.oldest_pending_operation(oldest.map(|at| (self.clock.now() - at).to_std().unwrap_or_default()));
         Ok(self.store.next_due(self.clock.now()).await?)
     }
 

@@ -17,7 +17,7 @@ use crate::{
         token::{AccessToken, IssuedToken},
         user::{AcsId, UserId, UserRef},
     },
-    encryption::{About, DecryptError},
+    encryption::{Aad, DecryptError},
     service::{Error, Service},
     store::{CachedTokens, Reusable},
 };
@@ -111,7 +111,7 @@ impl Service {
         let opened = before.and_then(|sealed| {
             let opened = self.open(owner, sealed);
             if opened.is_err() {
-                self.metrics.tokens_unopened();
+                self.metrics.cached_tokens_undecryptable();
                 tracing::info!(user = %owner.user, "no encryption key opens the cached tokens: the new one takes their place");
             }
             opened.ok()
@@ -129,7 +129,7 @@ impl Service {
         let kept: Vec<_> = std::iter::once(new).chain(others).take(MOST_KEPT).collect();
         let last_ms = kept.iter().map(|kept| kept.expires_at_ms).max()?;
         let text = SecretString::from(serde_json::to_string(&kept).ok()?);
-        let sealed = self.settings.encryption_keys.seal(text.expose_secret(), &about(owner))?;
+        let sealed = self.settings.encryption_keys.encrypt(text.expose_secret(), &aad(owner))?;
         Some(CachedTokens { sealed, until: DateTime::<Utc>::from_timestamp_millis(last_ms)? })
     }
 
@@ -151,7 +151,7 @@ impl Service {
     }
 
     fn open(&self, owner: Owner<'_>, sealed: Vec<u8>) -> Result<SecretString, DecryptError> {
-        self.settings.encryption_keys.open(sealed, &about(owner))
+        self.settings.encryption_keys.decrypt(&sealed, &aad(owner))
     }
 }
 
@@ -160,6 +160,6 @@ fn read(opened: &SecretString) -> Vec<Kept<'_>> {
     serde_json::from_str(opened.expose_secret()).unwrap_or_default()
 }
 
-fn about(owner: Owner<'_>) -> About<'_> {
-    About { user: owner.user.as_str(), identity: owner.acs_id.as_str(), generation: owner.generation }
+fn aad(owner: Owner<'_>) -> Aad<'_> {
+    Aad { user: owner.user.as_str(), identity: owner.acs_id.as_str(), generation: owner.generation }
 }

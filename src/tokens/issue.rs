@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::cache::Owner;
 use crate::{
-    auth::{Login, policy::Grant},
+    auth::{SignIn, policy::Grant},
     domain::{
         audit::{Action, Actor, Event, RequestContext},
         scope::Scopes,
@@ -48,7 +48,7 @@ pub struct Requester {
 impl Requester {
     /// The user of a login, asking for themselves.
     #[must_use]
-    pub fn of_sign_in(login: Login, trace: RequestContext) -> Self {
+    pub fn of_sign_in(login: SignIn, trace: RequestContext) -> Self {
         Self {
             user: UserRef::AppUser(login.app_user),
             sign_in_time: Some(login.time),
@@ -90,7 +90,7 @@ impl TokenSource {
         match self {
             Self::Minted => "minted",
             Self::Shared => "shared",
-            Self::Reused => "reused",
+            Self::Reused => "cached",
             Self::Stale => "stale",
         }
     }
@@ -155,7 +155,7 @@ impl Service {
             other => other?,
         };
         self.audit_reuse(requester, &issued).await?;
-        self.metrics.token_handed_out(issued.how.as_str());
+        self.metrics.token_issued(issued.how.as_str());
         Ok(issued)
     }
 

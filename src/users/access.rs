@@ -10,7 +10,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    auth::Login,
+    auth::SignIn,
     domain::{
         audit::{Action, Actor, Event, RequestContext},
         operation::{Kind, Lease, Operation},
@@ -130,7 +130,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::NotAllowed`], or as [`Service::fence`]; [`Error::ReauthenticationRequired`] for a login that was revoked.
-    pub async fn delete_me(self: &Arc<Self>, login: &Login, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
+    pub async fn delete_me(self: &Arc<Self>, login: &SignIn, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
         if !self.users.self_delete {
             return Err(Error::NotAllowed);
         }
@@ -140,7 +140,7 @@ impl Service {
     }
 
     /// A login that was revoked has nothing left to end, and must not lock its owner out again and again.
-    async fn refuse_superseded(&self, user: &UserRef, login: &Login) -> Result<(), Error> {
+    async fn refuse_superseded(&self, user: &UserRef, login: &SignIn) -> Result<(), Error> {
         let now = self.clock.now();
         match self.store.find_user(user, now).await? {
             Some(row) => self.refuse_old_sign_in(row.sign_ins_valid_from, login.time, now),
@@ -175,7 +175,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::ReauthenticationRequired`] for a login that was revoked, or as [`Service::fence`].
-    pub async fn revoke_me(self: &Arc<Self>, login: &Login, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
+    pub async fn revoke_me(self: &Arc<Self>, login: &SignIn, order: &ChangeContext) -> Result<ChangeOutcome, Error> {
         let user = UserRef::AppUser(login.app_user.clone());
         self.refuse_superseded(&user, login).await?;
         self.fence(&user, AccessChange::Revoke { reject_older_sign_ins: true }, order).await

@@ -35,7 +35,7 @@ on_each_database! {
             assert_eq!((again.token(), &again.json()["expiresOn"]), (first.token(), &first.json()["expiresOn"]));
         }
         assert_eq!(issues(&app).await, 0, "the token of the creation served all of them");
-        assert_eq!(app.metric("vendor_tokens_handed_out_total{how=\"reused\"}").await, 2);
+        assert_eq!(app.metric("vendor_tokens_issued_total{source=\"cached\"}").await, 2);
         assert_eq!(app.acs.introspect(&first.token()).await["active"], true);
     }
 
@@ -140,7 +140,7 @@ on_each_database! {
         let without = app.another_with(OTHER_KEY).await;
         let second = without.token(&login, None).await.token();
         assert_ne!(second, first, "what no key opens is minted anew");
-        assert_eq!(without.metric("vendor_cached_tokens_unopened_total").await, 1);
+        assert_eq!(without.metric("vendor_undecryptable_cached_tokens_total").await, 1);
         assert_eq!(rotated.token(&login, None).await.token(), second);
     }
 
@@ -198,7 +198,7 @@ on_each_database! {
             assert!(json["refreshAfter"].as_str() < json["expiresOn"].as_str());
             assert!(json["refreshAfter"].as_str().unwrap() > app.clock.now().to_rfc3339().as_str(), "no loop: {json}");
         }
-        assert_eq!(app.metric("vendor_tokens_handed_out_total{how=\"stale\"}").await, 3);
+        assert_eq!(app.metric("vendor_tokens_issued_total{source=\"stale\"}").await, 3);
         app.clock.advance(minutes(2));
         app.acs.fault(json!({"operation": "issue", "kind": "status", "status": 403})).await;
         app.token(&user, None).await.assert_problem(502, "upstream_rejected");
@@ -243,7 +243,7 @@ on_each_database! {
         let token = answers[0].token();
         assert!(answers.iter().all(|answer| answer.token() == token));
         assert_eq!(issues(&app).await, 1);
-        assert_eq!(app.metric("vendor_tokens_handed_out_total{how=\"shared\"}").await, 19);
+        assert_eq!(app.metric("vendor_tokens_issued_total{source=\"shared\"}").await, 19);
     }
 
     async fn mint_goes_on_when_who_began_it_hangs_up(database) {
