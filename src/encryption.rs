@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_ciphertext_decrypts_and_hides_the_text() {
-        let (first, second) = (ring(&[A]).encrypt("secret", &AAD).unwrap(), ring(&[A]).encrypt("secret", &AAD).unwrap());
+        let (first, second) =
+            (ring(&[A]).encrypt("secret", &AAD).unwrap(), ring(&[A]).encrypt("secret", &AAD).unwrap());
         assert_ne!(first, second, "each nonce is new");
         assert!(!first.windows(6).any(|window| window == b"secret"));
         assert_eq!(ring(&[A]).decrypt(&first, &AAD).unwrap().expose_secret(), "secret");

@@ -69,9 +69,18 @@ impl Default for Metrics {
             "Calls to ACS that the quota did not allow within the timeout of the request",
             metrics.quota_refusals.clone(),
         );
-        registry.register_with_unit("request", "Duration of requests by route and status", Unit::Seconds, metrics.requests.clone());
+        registry.register_with_unit(
+            "request",
+            "Duration of requests by route and status",
+            Unit::Seconds,
+            metrics.requests.clone(),
+        );
         registry.register("requests_shed", "Requests refused because of a concurrency limit", metrics.shed.clone());
-        registry.register("requests_rate_limited", "Requests refused because of a rate limit", metrics.rate_limited.clone());
+        registry.register(
+            "requests_rate_limited",
+            "Requests refused because of a rate limit",
+            metrics.rate_limited.clone(),
+        );
         registry.register_with_unit(
             "oldest_pending_operation_age",
             "Age of the oldest operation that ACS has not confirmed; zero if there is none",

@@ -17,9 +17,9 @@ use acs_token_vendor::{
     auth::Authenticator,
     config,
     domain::clock::Clock,
+    encryption::{Aad, KeyRing},
     http::{self, Api, Limits, Ops},
     metrics::Metrics,
-    encryption::{Aad, KeyRing},
     service::{self, Service, upstream::Upstream},
 };
 use anyhow::Context;

@@ -67,6 +67,7 @@ fn names_one_of(aud: Option<&Value>, audiences: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -130,6 +131,33 @@ mod tests {
             (json!({"nbf": 1e300}), "nbf"),
         ] {
             assert_eq!(error(&change), Some(Error::Claim(claim)), "{change}");
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            (NOW - 90..NOW + 90).prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            proptest::collection::vec(any::<String>(), 0..3).prop_map(Value::from),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_in_range_and_checks_never_panic(name in "(iss|aud|exp|nbf|iat)", value in any_value()) {
+            let claims = Map::from_iter([("t".to_owned(), value.clone())]);
+            if let Ok(Some(time)) = time(&claims, "t") {
+                prop_assert!((0..=253_402_300_799).contains(&time.timestamp()) && value.is_number());
+                if let Some(seconds) = value.as_i64() {
+                    prop_assert_eq!(time.timestamp(), seconds.max(0));
+                }
+            }
+            let _ = error(&json!({ name: value }));
         }
     }
 }

@@ -20,9 +20,7 @@ pub enum Source {
         issuer: String,
     },
     /// In this key set.
-    KeySet {
-        url: Url,
-    },
+    KeySet { url: Url },
 }
 
 /// Why keys cannot be fetched.
@@ -35,10 +33,7 @@ pub enum Error {
         source: reqwest::Error,
     },
     #[error("{url} answered {what}")]
-    Unexpected {
-        url: String,
-        what: String,
-    },
+    Unexpected { url: String, what: String },
 }
 
 #[derive(Deserialize)]
@@ -55,7 +50,8 @@ pub async fn fetch(http: &reqwest::Client, source: &Source) -> Result<KeySet, Er
             let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
             let unexpected = |what: &str| Error::Unexpected { url: url.clone(), what: what.to_owned() };
             let bytes = get(http, &url).await?;
-            let document: Document = serde_json::from_slice(&bytes).map_err(|_| unexpected("with something else than a discovery document"))?;
+            let document: Document = serde_json::from_slice(&bytes)
+                .map_err(|_| unexpected("with something else than a discovery document"))?;
             if document.issuer != *issuer {
                 return Err(unexpected("with the discovery document of another issuer"));
             }

@@ -223,6 +223,7 @@ impl KeyCache {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -263,5 +264,21 @@ mod tests {
         let set = KeySet::parse(set.to_string().as_bytes()).unwrap();
         assert_eq!(set.candidates(None, Algorithm::PS256).count(), 1);
         assert_eq!(set.candidates(None, Algorithm::RS256).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn key_sets_never_panic(
+            bytes in any::<Vec<u8>>(),
+            kty in "(RSA|EC|OKP|oct|x)",
+            curve in "(P-256|P-384|P-521|Ed25519|x)",
+            algorithm in "(RS256|ES256|EdDSA|HS256|x)",
+            [n, x, y] in ["[A-Za-z0-9_=-]{0,90}", "[A-Za-z0-9_-]{42,44}", "[A-Za-z0-9_-]{42,44}"],
+        ) {
+            let _ = KeySet::parse(&bytes);
+            let key = json!({"kty": kty, "crv": curve, "alg": algorithm, "n": n, "e": "AQAB", "x": x, "y": y, "k": n});
+            let set = KeySet::parse(json!({"keys": [key]}).to_string().as_bytes()).unwrap();
+            prop_assert!(set.is_empty() || (kty != "oct" && kty != "RSA"), "a secret or a short key is usable");
+        }
     }
 }

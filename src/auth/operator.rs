@@ -4,13 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    rand::{SecureRandom, SystemRandom},
+};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantNames};
-use subtle::ConstantTimeEq;
 
 use super::{
     Error,
@@ -100,10 +102,9 @@ impl Operators {
     pub fn authenticate(&self, key: &str) -> Result<&Operator, Error> {
         let hash: [u8; 32] = Sha256::digest(key).into();
         // Every key is compared, so that the time does not depend on which one matches.
-        let holder = self
-            .0
-            .iter()
-            .fold(None, |found, operator| if bool::from(operator.hash.ct_eq(&hash)) { Some(operator) } else { found });
+        let holder = self.0.iter().fold(None, |found, operator| {
+            if verify_slices_are_equal(&operator.hash, &hash).is_ok() { Some(operator) } else { found }
+        });
         holder.ok_or(Error::UnknownKey)
     }
 }
@@ -135,7 +136,9 @@ fn read(name: &str, key: &KeySettings) -> Result<Operator, (&'static str, String
 /// Creates a key. Returns its text, which is shown once, and its hash for the settings.
 pub fn generate(name: &str) -> Result<(SecretString, String), std::io::Error> {
     let mut random = [0; 32];
-    SystemRandom::new().fill(&mut random).map_err(|_| std::io::Error::other("the system provides no random numbers"))?;
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| std::io::Error::other("the system provides no random numbers"))?;
     let key = format!("atv_{name}_{}", BASE64_URL_SAFE_NO_PAD.encode(random));
     let hash = hash(&key);
     Ok((key.into(), hash))

@@ -105,9 +105,9 @@ pub(super) enum ScopesError {
 /// Reads the scopes of a grant.
 pub(super) fn scopes_of(names: &StringList) -> Result<Scopes, ScopesError> {
     let scopes: Result<Scopes, _> = names.0.iter().map(|name| name.parse::<Scope>()).collect();
-    scopes.map_err(|_| ScopesError::Unknown).and_then(|scopes| {
-        if scopes.is_empty() { Err(ScopesError::Empty) } else { Ok(scopes) }
-    })
+    scopes
+        .map_err(|_| ScopesError::Unknown)
+        .and_then(|scopes| if scopes.is_empty() { Err(ScopesError::Empty) } else { Ok(scopes) })
 }
 
 fn default_max_lifetime() -> Lifetime {

@@ -147,3 +147,26 @@ fn text(claims: &Map<String, Value>, name: &str) -> Option<String> {
     let is_storable = |text: &&str| text.len() <= 256 && !text.contains('\0');
     claims.get(name).and_then(Value::as_str).filter(is_storable).map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_auth_time_that_is_not_set_is_missing() {
+        let read = |setting: SignInTime, claims: Value| {
+            let claims: Map<String, Value> = serde_json::from_value(claims).unwrap();
+            setting.read(&claims).map(|time| time.timestamp())
+        };
+        for unset in [json!(0), json!(-1), json!(0.9), json!(null)] {
+            assert_eq!(read(SignInTime::First, json!({"auth_time": unset, "iat": 7})), Ok(7));
+            let refused = Err(jose::Error::Claim("auth_time"));
+            assert_eq!(read(SignInTime::AuthTime, json!({"auth_time": unset, "iat": 7})), refused);
+        }
+        assert_eq!(read(SignInTime::First, json!({"auth_time": 5, "iat": 7})), Ok(5));
+        assert_eq!(read(SignInTime::Iat, json!({"auth_time": 5, "iat": 7})), Ok(7));
+        assert_eq!(read(SignInTime::First, json!({"auth_time": "5", "iat": 7})), Err(jose::Error::Claim("auth_time")));
+    }
+}

@@ -60,6 +60,8 @@ impl<'a> Unverified<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn token(header: &str, payload: &str) -> String {
@@ -91,6 +93,20 @@ mod tests {
         }
         for bad in ["secevent+jwt", "logout+jwt", "application/secevent+jwt", ""] {
             assert_eq!(typed(bad), Err(Error::Type), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in any::<String>(), header in any::<Vec<u8>>(), payload in any::<Vec<u8>>(), typ in any::<String>()) {
+            let _ = Unverified::parse(&text);
+            let part = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+            let _ = Unverified::parse(&format!("{}.{}.{text}", part(&header), part(&payload)));
+            let header = serde_json::json!({"alg": "RS256", "typ": typ}).to_string();
+            let token = format!("{}.{}.AAAA", part(header.as_bytes()), part(br#"{"iss": 7}"#));
+            let parsed = Unverified::parse(&token).unwrap();
+            prop_assert_eq!(parsed.claimed_issuer(), None);
+            let _ = parsed.require_type(&["JWT"]);
         }
     }
 }

@@ -20,11 +20,15 @@ impl Raw {
         let listen = address("server.listen", &self.server.listen, found);
         let admin_listen = address("admin.listen", &self.admin.listen, found);
         if listen.is_some() && listen == admin_listen && listen.is_some_and(|address| address.port() != 0) {
-            found.add("admin.listen", "must differ from `server.listen`, because probes and metrics must not be public");
+            found
+                .add("admin.listen", "must differ from `server.listen`, because probes and metrics must not be public");
         }
         origins(&self.server.cors_origins.0, found);
         if let Err(text) = self.server.trusted_networks() {
-            found.add("server.trusted_proxies", format!("`{text}` is not a valid network (expected, for example, `10.0.0.0/8`)"));
+            found.add(
+                "server.trusted_proxies",
+                format!("`{text}` is not a valid network (expected, for example, `10.0.0.0/8`)"),
+            );
         }
         let ops_listen = self.ops.listen.as_deref().and_then(|text| address("ops.listen", text, found));
         if self.users.tombstone_ttl < Duration::from_hours(24) {
@@ -36,7 +40,7 @@ impl Raw {
             }
             Operators::default()
         });
-        if let Err(error) = self.log.check() {
+        if let Err(error) = self.log.check_filter() {
             found.add("log.filter", error);
         }
         database(&self.database, found);
@@ -141,8 +145,10 @@ fn database(database: &store::Settings, errors: &mut Errors) {
         errors.add("database.url", error.to_string());
     }
     if database.max_connections.is_some_and(|most| most <= store::KEPT_CONNECTIONS) {
-        let message =
-            format!("must be greater than {}, the number of connections reserved for cached tokens", store::KEPT_CONNECTIONS);
+        let message = format!(
+            "must be greater than {}, the number of connections reserved for cached tokens",
+            store::KEPT_CONNECTIONS
+        );
         errors.add("database.max_connections", message);
     }
 }

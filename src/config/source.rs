@@ -110,7 +110,7 @@ fn plain(expected: &str) -> &str {
         "u16" | "u32" | "u64" | "usize" | "i64" => "an integer",
         "a nonzero u32" => "an integer greater than zero",
         "a sequence" => "a list",
-        "a map" => "a table",
+        "map" | "a map" => "a table",
         rust_type if rust_type.starts_with("struct ") => "a table",
         other => other,
     }

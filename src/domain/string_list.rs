@@ -24,3 +24,20 @@ impl From<Form> for StringList {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn lists_and_strings_with_commas_are_equal(list in proptest::collection::vec("[^, \\t-\\r\\p{Z}]{1,9}", 0..5), text in any::<String>()) {
+            let read = |value: &serde_json::Value| StringList::deserialize(value).unwrap().0;
+            prop_assert_eq!(&read(&serde_json::json!(list)), &list);
+            prop_assert_eq!(&read(&serde_json::json!(list.join(" , ,"))), &list);
+            prop_assert!(read(&serde_json::json!(text)).iter().all(|part| !part.is_empty() && part.trim() == part));
+        }
+    }
+}

@@ -119,6 +119,8 @@ impl<'de> Deserialize<'de> for Lifetime {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -136,5 +138,20 @@ mod tests {
             assert_eq!(Lifetime::from_minutes(minutes), Err(LifetimeError));
         }
         assert_eq!(Lifetime::try_from(Duration::from_secs(3601)), Err(LifetimeError));
+    }
+
+    proptest! {
+        #[test]
+        fn lifetimes_round_trip(minutes in any::<u64>(), seconds in 0_u64..100_000, nanos in 0_u32..2) {
+            for minutes in [minutes, minutes % 2000] {
+                if let Ok(lifetime) = Lifetime::from_minutes(minutes) {
+                    prop_assert_eq!(u64::from(lifetime.minutes()), minutes);
+                    prop_assert_eq!(Lifetime::try_from(lifetime.duration()), Ok(lifetime));
+                }
+            }
+            let duration = Duration::new(seconds, nanos);
+            let expected = (nanos == 0 && seconds % 60 == 0 && (3600..=86_400).contains(&seconds)).then_some(duration);
+            prop_assert_eq!(Lifetime::try_from(duration).ok().map(Lifetime::duration), expected);
+        }
     }
 }

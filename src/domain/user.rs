@@ -255,6 +255,8 @@ impl User {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -265,6 +267,12 @@ mod tests {
         assert_eq!(id.as_str(), text);
         let gov = "8:gcch-acs:ac80d96a-85de-48b1-995d-a3a3fa3627c8_1";
         assert_eq!(AcsId::parse(gov).unwrap().resource_guid(), "ac80d96a-85de-48b1-995d-a3a3fa3627c8");
+    }
+
+    #[test]
+    fn colons_in_a_suffix_are_part_of_it() {
+        let id = AcsId::parse("8:acs:ac80d96a-85de-48b1-995d-a3a3fa3627c8_a:b").unwrap();
+        assert_eq!(id.resource_guid(), "ac80d96a-85de-48b1-995d-a3a3fa3627c8");
     }
 
     #[test]
@@ -314,6 +322,53 @@ mod tests {
         assert!(Subject::parse(&"ä".repeat(128)).is_ok());
         for text in ["", "a\0b", &"ä".repeat(129)] {
             assert_eq!(Subject::parse(text), Err(ParseError::Subject));
+        }
+    }
+
+    /// Any text, or one that is nearly an identity.
+    fn any_identity() -> impl Strategy<Value = String> {
+        let guid = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{11,12}";
+        let near = ("8:(acs|gcch-acs|dod-acs|orgid):", guid, "[:_]{0,2}", "[a-f:_é ]{0,4}");
+        prop_oneof![any::<String>(), near.prop_map(|(cloud, guid, mark, suffix)| cloud + &guid + &mark + &suffix)]
+    }
+
+    proptest! {
+        #[test]
+        fn parsed_identities_round_trip_and_know_their_resource(text in any_identity()) {
+            if let Ok(id) = AcsId::parse(&text) {
+                prop_assert_eq!(id.as_str(), &text);
+                prop_assert!(Uuid::try_parse(id.resource_guid()).is_ok());
+                let (_, rest) = text.split_once(id.resource_guid()).unwrap();
+                prop_assert!(rest.len() > 1 && rest.starts_with('_'));
+            }
+        }
+
+        #[test]
+        fn ids_round_trip(text in prop_oneof![any::<String>(), "u_[0-9a-g]{31,33}", "[a-zA-Z0-9-]{0,66}"]) {
+            if let Ok(id) = UserId::parse(&text) {
+                prop_assert_eq!(id.as_str(), &text);
+                prop_assert_eq!(UserRef::parse(&text), Ok(UserRef::Id(id)));
+            }
+            if let Ok(key) = IssuerKey::parse(&text) {
+                prop_assert_eq!(key.as_str(), &text);
+                prop_assert!(UserId::parse(&text).is_err() && AcsId::parse(&text).is_err());
+            }
+            if let Ok(subject) = Subject::parse(&text) {
+                prop_assert_eq!(subject.as_str(), &text);
+            }
+        }
+
+        #[test]
+        fn references_to_app_users_round_trip(issuer in "[a-z][a-z0-9-]{0,63}", subject in any::<String>(), text in any::<String>()) {
+            let parsed = UserRef::parse(&format!("{issuer}:{subject}"));
+            match Subject::parse(&subject) {
+                Ok(subject) => {
+                    let issuer = IssuerKey::parse(&issuer).unwrap();
+                    prop_assert_eq!(parsed, Ok(UserRef::AppUser(AppUser { issuer, subject })));
+                }
+                Err(error) => prop_assert_eq!(parsed, Err(error)),
+            }
+            let _ = UserRef::parse(&text);
         }
     }
 }

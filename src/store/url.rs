@@ -251,3 +251,83 @@ fn is_encoded(part: &str, is_plain: impl Fn(u8) -> bool) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(url: &str) -> Result<Target, UrlError> {
+        parse(&url.to_owned().into())
+    }
+
+    fn postgres(url: &str) -> PgConnectOptions {
+        match read(url) {
+            Ok(Target::Postgres(options)) => options,
+            Ok(Target::Sqlite(_)) => panic!("{url} is not for SQLite"),
+            Err(error) => panic!("{url} {error}"),
+        }
+    }
+
+    fn refused(url: &str) -> UrlError {
+        read(url).err().unwrap_or_else(|| panic!("{url} was accepted"))
+    }
+
+    #[test]
+    fn the_parts_of_a_postgres_url_are_read() {
+        let options = postgres("postgres://us%65r:p%40ss@db.example:5433/my%2Ddb?sslmode=verify-full&options[a.b]=c");
+        assert_eq!((options.get_host(), options.get_port()), ("db.example", 5433));
+        assert_eq!((options.get_username(), options.get_database()), ("user", Some("my-db")));
+        assert_eq!(options.get_options(), Some("-c a.b=c"));
+        assert_eq!(postgres("postgresql://u@[::1]:7/d").get_host(), "::1");
+        let socket = postgres("postgres://u@%2Frun%2Fpg/d");
+        assert_eq!(socket.get_socket().unwrap().to_str(), Some("/run/pg"));
+        assert_eq!(postgres("postgres:///d?host=/run/pg&user=u&port=7").get_port(), 7);
+    }
+
+    #[test]
+    fn a_sqlite_url_names_a_file() {
+        for (url, file) in [("sqlite:a.db", "a.db"), ("sqlite:///a%3Fb.db?mode=rwc", "/a?b.db")] {
+            assert!(
+                matches!(read(url), Ok(Target::Sqlite(options)) if options.get_filename().to_str() == Some(file)),
+                "{url}"
+            );
+        }
+        for url in ["sqlite::memory:", "sqlite://:memory:", "sqlite:a?mode=memory"] {
+            assert_eq!(refused(url), UrlError::Memory, "{url}");
+        }
+        for url in ["sqlite:", "sqlite:file:a", "sqlite:a#b", "sqlite:a%00b", "sqlite:%ff"] {
+            assert_eq!(refused(url), UrlError::File, "{url}");
+        }
+    }
+
+    #[test]
+    fn unknown_parameters_are_named_only_if_they_are_those_of_a_driver() {
+        assert_eq!(refused("postgres://h/d?sslmode=require&sslpassword=x"), UrlError::Unsupported("sslpassword"));
+        assert_eq!(refused("postgres://h/d?sslmode=require&secret=x"), UrlError::Unknown(2));
+        assert_eq!(refused("sqlite:a?secret=x"), UrlError::Unknown(1));
+        assert_eq!(refused("postgres://h1,h2/d"), UrlError::SeveralHosts);
+        assert_eq!(refused("mysql://h/d"), UrlError::Scheme);
+    }
+
+    proptest! {
+        #[test]
+        fn reading_never_panics(rest in any::<String>(), query in any::<String>(), scheme in "(postgres|postgresql|sqlite):(//)?") {
+            let _ = read(&rest);
+            let _ = read(&format!("{scheme}{rest}?{query}"));
+        }
+
+        /// A password is either refused, or does not change what the other parts are.
+        #[test]
+        fn a_password_stays_in_its_part(password in any::<String>()) {
+            let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
+            for password in [encoded.to_string(), password] {
+                if let Ok(Target::Postgres(options)) = read(&format!("postgres://user:{password}@host:7/db")) {
+                    prop_assert_eq!((options.get_host(), options.get_port()), ("host", 7));
+                    prop_assert_eq!((options.get_username(), options.get_database()), ("user", Some("db")));
+                }
+            }
+        }
+    }
+}

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use acs_token_vendor::config;
 
+use crate::support::process::run;
+
 fn environment(variables: &[(&str, &str)]) -> HashMap<String, String> {
     variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
@@ -257,7 +259,10 @@ fn messages_name_the_expected_and_the_found_type() {
         ("log.format = \"xml\"", "log.format: expected one of text, json"),
         ("log = 3", "log: expected a table, found an integer"),
         ("server.cors_origins = 3", "server.cors_origins: expected a list of strings, or a string with commas"),
-        ("limits.user = { requests = 0, per = \"1min\" }", "limits.user.requests: not a valid value, expected an integer greater"),
+        (
+            "limits.user = { requests = 0, per = \"1min\" }",
+            "limits.user.requests: not a valid value, expected an integer greater",
+        ),
         ("limits.user = { requests = 3 }", "limits.user.per: is missing"),
         ("issuers.main.audience = \"a\"", "issuers.main.issuer: is missing"),
         ("issuers.main = \"a\"", "issuers.main: expected a table, found a string"),
@@ -271,7 +276,8 @@ fn messages_name_the_expected_and_the_found_type() {
 
 #[test]
 fn broken_toml_is_reported_by_line_and_not_shown() {
-    let good = "[acs]\nconnection_string = \"endpoint=https://r.example;accesskey=c2VjcmV0\"\n[database]\nurl = \"x\"\n";
+    let good =
+        "[acs]\nconnection_string = \"endpoint=https://r.example;accesskey=c2VjcmV0\"\n[database]\nurl = \"x\"\n";
     for at in 0..good.len() {
         for broken in ["\"", "\n", "=", "[", "'", "\u{7}"] {
             let toml = format!("{}{broken}{}", &good[..at], &good[at..]);
@@ -328,5 +334,60 @@ fn connections_must_exceed_the_reserved_ones() {
     for (most, good) in [("0", false), ("4", false), ("5", true), ("100", true)] {
         let errors = with(&[("VENDOR__DATABASE__MAX_CONNECTIONS", most)]);
         assert_eq!(errors.as_ref().map_err(keys).err(), (!good).then(|| vec!["database.max_connections"]), "{most}");
+    }
+}
+
+/// A password that is not percent-encoded can end up in any part of a URL, and drivers log what they do not know.
+#[test]
+fn no_part_of_a_database_password_is_shown() {
+    const SECRETS: [&str; 2] = ["sesame", "hunter"];
+    let server = config::environment().get("TEST_POSTGRES_URL").cloned();
+    let address = server.as_deref().and_then(|url| url.rsplit_once('@')).map_or("127.0.0.1:1/vendor", |(_, rest)| rest);
+    let refused = ["@", "/", "#", "?", ":", "%", "%4", "[", " ", "&/", "?a=", "1/", "\\"]
+        .map(|part| format!("postgres://vendor:sesame{part}hunter@{address}"))
+        .into_iter()
+        .chain(["1/hunter", "1?a=hunter", "1#hunter"].map(|part| format!("postgres://sesame:{part}@{address}")))
+        .chain(
+            [
+                "password=sesame&hunter",
+                "password=sesame&hunter=1",
+                "sslpassword=sesame",
+                "sslmode=sesame",
+                "port=sesame",
+                "hunter=sesame",
+                "target_session_attrs=sesame",
+                "password=sesame#hunter",
+            ]
+            .map(|query| format!("postgres://vendor@{address}?{query}")),
+        )
+        .chain(
+            ["sqlite:vendor.db?key=sesame", "sqlite:vendor.db?hunter", "sqlite:sesame#", "mysql://sesame:hunter@db"]
+                .map(Into::into),
+        );
+    let accepted = ["sesame%40hunter", "sesame%2Fhunter%25", "sesame!hunter"]
+        .map(|password| format!("postgres://vendor:{password}@{address}"))
+        .into_iter()
+        .chain([format!("postgres://vendor@{address}?password=sesame%26hunter")]);
+    let command = |name: &str, url: &str| {
+        let mut variables = MINIMUM.to_vec();
+        variables.push(("DATABASE_URL", url));
+        variables.push(("VENDOR__DATABASE__ACQUIRE_TIMEOUT", "1s"));
+        variables.push(("VENDOR__LOG__FILTER", "trace"));
+        variables.push(("HOME", "/does/not/exist"));
+        let (is_good, out, err) = run(&[name], &variables);
+        for secret in SECRETS {
+            assert!(!out.contains(secret) && !err.contains(secret), "{name} {url} shows a secret:\n{out}\n{err}");
+        }
+        (is_good, err)
+    };
+    for url in refused {
+        let (is_good, text) = command("check-config", &url);
+        assert!(!is_good && text.contains("\n  database.url: "), "{url}: {text}");
+        assert_eq!(command("serve", &url), (false, text), "{url}");
+    }
+    for url in accepted {
+        let (is_good, text) = command("check-config", &url);
+        assert!(is_good, "{url}: {text}");
+        command("migrate", &url);
     }
 }
