@@ -33,7 +33,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lists_and_strings_with_commas_are_equal(list in proptest::collection::vec("[^, \\t-\\r\\p{Z}]{1,9}", 0..5), text in any::<String>()) {
+        fn lists_and_strings_with_commas_are_equal(list in proptest::collection::vec(r"[^,\s]{1,9}", 0..5), text in any::<String>()) {
             let read = |value: &serde_json::Value| StringList::deserialize(value).unwrap().0;
             prop_assert_eq!(&read(&serde_json::json!(list)), &list);
             prop_assert_eq!(&read(&serde_json::json!(list.join(" , ,"))), &list);

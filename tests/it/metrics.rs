@@ -79,6 +79,7 @@ async fn every_metric_moves() {
     app.clock.advance(Duration::from_secs(60));
     eventually(async || (age().await == 0).then_some(())).await;
 
-    let registered: BTreeSet<String> = before.into_keys().collect();
-    assert_eq!(registered, moved, "this test must move every registered metric");
+    // A metric without samples is not exported, so the registrations are counted in the source.
+    let registered = include_str!("../../src/metrics.rs").matches("registry.register").count();
+    assert_eq!(moved.len(), registered, "this test must move every registered metric: {moved:?}");
 }
