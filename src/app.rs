@@ -125,6 +125,7 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
         store: store.clone(),
         upstream: Arc::clone(&upstream),
         clock: clock.clone(),
+        metrics: Arc::clone(&metrics),
         max_call_age: settings.acs.max_call_age,
         tombstone_ttl: settings.users.tombstone_ttl,
         audit_retention: settings.audit.retention,

@@ -1,4 +1,4 @@
-//! Who is asking: logins of app users, checked against configured identity providers, and keys of operators.
+//! Authentication: sign-in tokens of app users, verified with the keys of identity providers, and keys of operators.
 
 pub mod claims;
 pub mod discovery;
@@ -15,21 +15,22 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use url::Url;
 
+use crate::domain::string_list::StringList;
 pub use operator::{Operator, Operators, Role};
-use policy::{Policy, StringList};
-pub use subject_token::{Authenticator, Login};
+use policy::Policy;
+pub use subject_token::{Authenticator, SignIn};
 
-/// How logins are checked, whoever issued them.
+/// How sign-in tokens of all issuers are checked.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// How far an issuer's clock may differ from ours.
     #[serde(with = "humantime_serde")]
     pub leeway: Duration,
-    /// How often keys are fetched anew.
+    /// How often keys are fetched again.
     #[serde(with = "humantime_serde")]
     pub key_refresh: Duration,
-    /// How long the last good keys serve while the issuer cannot be asked.
+    /// How long the last good keys are used while the issuer cannot be reached.
     #[serde(with = "humantime_serde")]
     pub max_key_age: Duration,
 }
@@ -48,25 +49,26 @@ impl Default for Settings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerSettings {
-    /// The `iss` of its logins, byte for byte.
+    /// The `iss` of its tokens, byte for byte.
     pub issuer: String,
-    /// The `aud` of which a login must name one.
+    /// Accepted values of `aud`; a token must name one of them.
     pub audience: StringList,
-    /// Where its keys are; by discovery where not set.
+    /// The address of its keys; OpenID Connect discovery finds it if not set.
+    #[serde(default, deserialize_with = "some_url")]
     pub jwks_url: Option<Url>,
-    /// The algorithms that its logins may be signed with.
+    /// The accepted signature algorithms.
     #[serde(default)]
     pub algorithms: Algorithms,
-    /// The claim that names the user.
+    /// The claim that identifies the user.
     #[serde(default = "default_subject_claim")]
     pub subject_claim: String,
     /// The claim that tells when the user signed in.
     #[serde(default)]
     pub sign_in_time: SignInTime,
-    /// Whether its keys may be fetched by plain http from another machine: only for trying out.
+    /// Whether its keys may be fetched by plain http from another machine: only for tests.
     #[serde(default)]
     pub allow_http: bool,
-    /// Who may have what; without a grant nobody gets a token.
+    /// What its users may ask for; without a grant no user gets a token.
     #[serde(default)]
     pub policy: Policy,
 }
@@ -74,7 +76,7 @@ pub struct IssuerSettings {
 /// The identity providers by issuer key.
 pub type Issuers = BTreeMap<String, IssuerSettings>;
 
-/// Algorithms with a public key; a list, or a text with commas.
+/// Algorithms with a public key: a list, or a string with commas.
 #[derive(Clone, Debug)]
 pub struct Algorithms(pub Vec<Algorithm>);
 
@@ -86,17 +88,13 @@ impl Default for Algorithms {
 
 impl<'de> Deserialize<'de> for Algorithms {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let refused = |name: &str| {
-            serde::de::Error::custom(format!(
-                "`{name}` is not one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA"
-            ))
-        };
-        let words = StringList::deserialize(deserializer)?;
         let parse = |name: &String| match name.parse() {
-            Ok(Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) | Err(_) => Err(refused(name)),
+            Ok(Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) | Err(_) => Err(serde::de::Error::custom(
+                "each algorithm must be one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA",
+            )),
             Ok(algorithm) => Ok(algorithm),
         };
-        words.0.iter().map(parse).collect::<Result<_, D::Error>>().map(Self)
+        StringList::deserialize(deserializer)?.0.iter().map(parse).collect::<Result<_, D::Error>>().map(Self)
     }
 }
 
@@ -106,34 +104,39 @@ impl<'de> Deserialize<'de> for Algorithms {
 pub enum SignInTime {
     /// When the user last proved who they are (`OpenID` Connect Core section 2).
     AuthTime,
-    /// When the login was issued, also by a silent refresh.
+    /// When the token was issued, which can be a silent refresh.
     Iat,
-    /// `auth_time` where the login has it, else `iat`.
+    /// `auth_time` if the token has it, otherwise `iat`.
     #[default]
     First,
+}
+
+fn some_url<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(|_| serde::de::Error::custom("is not a valid URL"))
 }
 
 fn default_subject_claim() -> String {
     "sub".to_owned()
 }
 
-/// Why somebody is not let in.
+/// Why a caller is not authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no `Authorization: Bearer …`.
-    #[error("no bearer login was presented")]
+    /// There is no `Authorization: Bearer …` header.
+    #[error("no bearer token was presented")]
     Missing,
-    /// The login is not acceptable; the cause is for the log only.
-    #[error("the login was refused")]
+    /// The token is not valid; the cause is for the log only.
+    #[error("the sign-in token was refused")]
     Invalid(#[source] jose::Error),
-    /// The login names an issuer that is not configured.
-    #[error("the login is of an unknown issuer")]
+    /// The token names an issuer that is not configured.
+    #[error("the sign-in token is from an unknown issuer")]
     UnknownIssuer,
-    /// No key of an operator is this one.
-    #[error("the key is not an operator's")]
+    /// The key is not one of the configured keys.
+    #[error("the operator key is unknown")]
     UnknownKey,
-    /// The issuer's keys cannot be had at present: not the login's fault.
-    #[error("the keys to check the login are not available")]
+    /// The issuer's keys are not available at the moment; the token may be valid.
+    #[error("the keys to verify the sign-in token are not available")]
     KeysUnavailable {
         /// When the next attempt will be made.
         retry_after: Duration,

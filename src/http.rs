@@ -23,8 +23,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    auth::{Authenticator, Operators, policy::StringList},
-    domain::clock::Clock,
+    auth::{Authenticator, Operators},
+    domain::{clock::Clock, string_list::StringList},
     jobs::Jobs,
     limit::{self, Limit},
     metrics::Metrics,

@@ -20,6 +20,7 @@ use crate::{
         user::User,
     },
     error::Error,
+    metrics::Metrics,
     store::{NewOperation, Store, Tx},
 };
 
@@ -33,6 +34,7 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
     /// How long a call to ACS that got no answer may still act.
     pub(crate) max_call_age: Duration,
     /// How long a row without an identity is kept.

@@ -1,4 +1,4 @@
-//! How the process is told to stop: politely by the first signal, at once by the second.
+//! Shutdown: graceful at the first signal, immediate at the second.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How long stopping may take.
+/// How long a shutdown may take.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// How long requests are still taken after `/readyz` says no, so that load balancers notice.
+    /// How long requests are still accepted after `/readyz` fails, so that load balancers notice.
     #[serde(with = "humantime_serde")]
     pub delay: Duration,
-    /// How long requests that were taken may run on.
+    /// How long accepted requests may take to finish.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
 }
@@ -24,31 +24,27 @@ impl Default for Settings {
     }
 }
 
-/// The two wishes to stop.
+/// The two ways to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
-    /// Finish what was begun, then stop.
+    /// Finish accepted requests, then stop.
     pub politely: CancellationToken,
-    /// Stop at once.
     pub at_once: CancellationToken,
 }
 
 impl Stop {
-    /// Follows SIGTERM and SIGINT.
-    ///
-    /// # Errors
-    /// When the process may not listen to signals.
+    /// Reacts to SIGTERM and SIGINT.
     pub fn on_signals() -> std::io::Result<Self> {
         let stop = Self::default();
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let wishes = stop.clone();
+        let tokens = stop.clone();
         tokio::spawn(async move {
-            for wish in [wishes.politely, wishes.at_once] {
+            for token in [tokens.politely, tokens.at_once] {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
-                wish.cancel();
+                token.cancel();
             }
         });
         Ok(stop)

@@ -18,17 +18,17 @@ mod operations;
 mod quota;
 mod revocations;
 mod tokens;
+mod url;
 mod users;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use sqlx::{
     Database, PgPool, Postgres, Sqlite, SqlitePool,
     pool::PoolOptions,
-    postgres::PgConnectOptions,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    sqlite::{SqliteJournalMode, SqliteSynchronous},
 };
 
 use batch::BatchReader;
@@ -42,6 +42,7 @@ pub use identities::{Bound, Claim, Imported, NewIdentity};
 pub use operations::{Completion, Failure, NewOperation};
 pub use quota::Reserved;
 pub use tokens::{CachedTokens, Mint};
+pub use url::{UrlError, check_url};
 pub use users::{UserFilter, UserRead};
 
 /// Runs one statement on a connection of whichever pool is open.
@@ -131,9 +132,9 @@ pub struct AuditSettings {
 /// Why the store could not answer, by what the caller can do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The URL cannot be used.
+    /// The URL is not valid.
     #[error("`database.url` {0}")]
-    Url(&'static str),
+    Url(UrlError),
     /// The database cannot be reached, is overloaded or restarting: trying again may help.
     #[error("the database is not available")]
     Unavailable(#[source] Arc<sqlx::Error>),
@@ -194,30 +195,22 @@ impl Store {
     /// # Errors
     /// [`Error::Url`] for a URL of neither kind, [`Error::Unavailable`] when nobody answers.
     pub async fn connect(settings: &Settings) -> Result<Self, Error> {
-        let url = settings.url.expose_secret();
-        if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            let options = PgConnectOptions::from_str(url)
-                .map_err(|_| Error::Url("is no valid Postgres URL"))?
-                .application_name(env!("CARGO_PKG_NAME"));
-            let connections = settings.max_connections.unwrap_or(14).saturating_sub(READ_CONNECTIONS);
-            let pool = pool_options(settings, connections).connect_with(options).await?;
-            Ok(Self::Postgres { reader: BatchReader::start(&pool), pool })
-        } else if url.starts_with("sqlite:") {
-            if url.contains(":memory:") || url.contains("mode=memory") {
-                return Err(Error::Url("names a SQLite database in memory, which would forget every mapping"));
+        match url::parse(&settings.url).map_err(Error::Url)? {
+            url::Target::Postgres(options) => {
+                let connections = settings.max_connections.unwrap_or(14).saturating_sub(READ_CONNECTIONS);
+                let pool = pool_options(settings, connections).connect_with(options).await?;
+                Ok(Self::Postgres { reader: BatchReader::start(&pool), pool })
             }
-            // Synchronous `FULL`: a commit that was answered survives a power cut.
-            let options = SqliteConnectOptions::from_str(url)
-                .map_err(|_| Error::Url("is no valid SQLite URL"))?
-                .create_if_missing(true)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .foreign_keys(true)
-                .busy_timeout(settings.acquire_timeout);
-            let pool = pool_options(settings, settings.max_connections.unwrap_or(8)).connect_with(options).await?;
-            Ok(Self::Sqlite(pool))
-        } else {
-            Err(Error::Url("must begin with `postgres:` or `sqlite:`"))
+            url::Target::Sqlite(options) => {
+                // Synchronous `FULL`: a commit that was answered survives a power cut.
+                let options = options
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .foreign_keys(true)
+                    .busy_timeout(settings.acquire_timeout);
+                let pool = pool_options(settings, settings.max_connections.unwrap_or(8)).connect_with(options).await?;
+                Ok(Self::Sqlite(pool))
+            }
         }
     }
 

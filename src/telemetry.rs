@@ -1,11 +1,11 @@
-//! The log: structured lines on standard error, so that standard output stays free for answers.
+//! The log: structured lines on standard error, because standard output is for results.
 
 use std::str::FromStr;
 
 use serde::Deserialize;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// How much is logged, and in what form.
+/// What is logged, and in which format.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -21,32 +21,28 @@ impl Default for Settings {
     }
 }
 
-/// The form of a log line.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Settings {
-    /// Checks the filter.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn check(&self) -> Result<(), String> {
-        EnvFilter::from_str(&self.filter).map(drop).map_err(|error| error.to_string())
+    pub fn check_filter(&self) -> Result<(), &'static str> {
+        let message = "is not a valid filter (expected, for example, `warn,acs_token_vendor=debug`)";
+        EnvFilter::from_str(&self.filter).map(drop).map_err(|_| message)
     }
 }
 
-/// Starts the log of this process; a second call changes nothing.
+/// Starts the log of this process. A second call has no effect.
 pub fn init(settings: &Settings) {
     let filter = EnvFilter::from_str(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let layer = fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
-    // It fails only when a log was started before, which then serves.
+    // It fails only if a log was started before, which then stays in use.
     let _ = match settings.format {
         Format::Text => registry.with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),

@@ -18,10 +18,10 @@ use acs_token_vendor::{
     auth::Authenticator,
     config,
     domain::clock::Clock,
-    encryption::{About, KeyRing},
+    encryption::{Aad, KeyRing},
     http::{self, Api, Limits, Ops},
     metrics::Metrics,
-    service::{self, Service},
+    service::{self, Service, upstream::Upstream},
 };
 use anyhow::Context;
 use axum::{Router, body::Body, http::Request};
@@ -73,14 +73,14 @@ fn signing(criterion: &mut Criterion) -> anyhow::Result<()> {
 }
 
 fn encryption(criterion: &mut Criterion) -> anyhow::Result<()> {
-    let keys = KeyRing::random().context("no random numbers")?;
+    let keys = KeyRing::random().context("no randomness")?;
     let token = "t".repeat(TOKEN_BYTES);
-    let about = About { user: "0199a3c0-0000-7000-8000-000000000000", identity: "8:acs:somebody", generation: 7 };
-    let encrypted = keys.seal(&token, &about).context("no random numbers")?;
+    let aad = Aad { user: "0199a3c0-0000-7000-8000-000000000000", identity: "8:acs:somebody", generation: 7 };
+    let encrypted = keys.encrypt(&token, &aad).context("no randomness")?;
     let mut group = criterion.benchmark_group("a token");
     group.throughput(Throughput::Bytes(u64::try_from(TOKEN_BYTES)?));
-    group.bench_function("encrypt", |bencher| bencher.iter(|| keys.seal(black_box(&token), &about)));
-    group.bench_function("decrypt", |bencher| bencher.iter(|| keys.open(black_box(encrypted.clone()), &about)));
+    group.bench_function("encrypt", |bencher| bencher.iter(|| keys.encrypt(black_box(&token), &aad)));
+    group.bench_function("decrypt", |bencher| bencher.iter(|| keys.decrypt(black_box(&encrypted), &aad)));
     group.finish();
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The standard claims of RFC 7519 section 4.1, checked against our own clock.
+//! The standard claims of RFC 7519 section 4.1.
 
 use std::time::Duration;
 
@@ -7,21 +7,18 @@ use serde_json::{Map, Value};
 
 use super::jose::Error;
 
-/// What the claims of a token must say.
+/// What the claims of a token must be.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// The one issuer, byte for byte.
+    /// The issuer, byte for byte.
     pub issuer: &'a str,
-    /// Audiences of which the token must name one.
+    /// Accepted audiences; the token must name one of them.
     pub audiences: &'a [String],
     /// How far clocks may differ.
     pub leeway: Duration,
 }
 
-/// Checks `iss`, `aud`, `exp`, `nbf` and `iat`.
-///
-/// # Errors
-/// [`Error::Claim`] with the first claim that is not as expected.
+/// Checks `iss`, `aud`, `exp`, `nbf` and `iat`; the error names the first claim that is not as expected.
 pub fn check(claims: &Map<String, Value>, expected: Expected<'_>, now: DateTime<Utc>) -> Result<(), Error> {
     let leeway = chrono::Duration::from_std(expected.leeway).unwrap_or_default();
     if claims.get("iss").and_then(Value::as_str) != Some(expected.issuer) {
@@ -36,24 +33,27 @@ pub fn check(claims: &Map<String, Value>, expected: Expected<'_>, now: DateTime<
     if time(claims, "nbf")?.is_some_and(|nbf| nbf > now + leeway) {
         return Err(Error::Claim("nbf"));
     }
-    if time(claims, "iat")?.is_some_and(|iat| iat > now + leeway) {
+    if time(claims, "iat")?.is_some_and(|iat| !is_set(iat) || iat > now + leeway) {
         return Err(Error::Claim("iat"));
     }
     Ok(())
 }
 
-/// Reads a claim that is a NumericDate (RFC 7519 section 2), rounded down to whole seconds.
-///
-/// # Errors
-/// [`Error::Claim`] when it is there but no such number.
-pub fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<DateTime<Utc>>, Error> {
-    // Everything after the year 9999 is a mistake, and would overflow what is reckoned with it.
+/// Reads a claim that is a `NumericDate` (RFC 7519 section 2), rounded down to whole seconds; times before 1970 are read as
+/// 1970. A claim that is `null` counts as missing.
+pub(super) fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<DateTime<Utc>>, Error> {
+    // Later times than the year 9999 are mistakes, and would overflow calculations.
     const LAST_SECOND: i64 = 253_402_300_799;
-    let Some(value) = claims.get(name) else { return Ok(None) };
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked below, and `as` saturates")]
+    let Some(value) = claims.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+    #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and the range is checked below")]
     let seconds = value.as_i64().or_else(|| value.as_f64().map(|float| float.floor() as i64));
-    let in_range = seconds.filter(|seconds| (0..=LAST_SECOND).contains(seconds));
-    in_range.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).map(Some).ok_or(Error::Claim(name))
+    let in_range = seconds.filter(|seconds| *seconds <= LAST_SECOND);
+    in_range.and_then(|seconds| DateTime::from_timestamp(seconds.max(0), 0)).map(Some).ok_or(Error::Claim(name))
+}
+
+/// Tells whether a time means something: some identity providers write 0 for a time that they do not know.
+pub(super) fn is_set(time: DateTime<Utc>) -> bool {
+    time > DateTime::UNIX_EPOCH
 }
 
 fn names_one_of(aud: Option<&Value>, audiences: &[String]) -> bool {
@@ -67,13 +67,14 @@ fn names_one_of(aud: Option<&Value>, audiences: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
     const NOW: i64 = 1_700_000_000;
 
-    fn fault(change: &Value) -> Option<Error> {
+    fn error(change: &Value) -> Option<Error> {
         let mut claims = json!({"iss": "https://i", "aud": ["x", "vendor"], "exp": NOW + 60, "iat": NOW})
             .as_object()
             .unwrap()
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_expected_passes() {
+    fn valid_claims_pass() {
         for change in [
             json!({}),
             json!({"aud": "vendor"}),
@@ -96,14 +97,16 @@ mod tests {
             json!({"nbf": NOW + 30}),
             json!({"iat": NOW + 30}),
             json!({"iat": null}),
+            json!({"nbf": 0}),
+            json!({"nbf": -1}),
             json!({"exp": f64::from(1_700_000_060) + 0.5}),
         ] {
-            assert_eq!(fault(&change), None, "{change}");
+            assert_eq!(error(&change), None, "{change}");
         }
     }
 
     #[test]
-    fn each_fault_names_its_claim() {
+    fn errors_name_the_claim() {
         for (change, claim) in [
             (json!({"iss": null}), "iss"),
             (json!({"iss": "https://i/"}), "iss"),
@@ -114,13 +117,47 @@ mod tests {
             (json!({"exp": null}), "exp"),
             (json!({"exp": NOW - 30}), "exp"),
             (json!({"exp": "never"}), "exp"),
+            (json!({"exp": 0}), "exp"),
             (json!({"exp": -1}), "exp"),
+            (json!({"exp": -1e300}), "exp"),
+            (json!({"exp": u64::MAX}), "exp"),
             (json!({"exp": 1e300}), "exp"),
             (json!({"nbf": NOW + 31}), "nbf"),
             (json!({"iat": NOW + 31}), "iat"),
             (json!({"iat": "now"}), "iat"),
+            (json!({"iat": 0}), "iat"),
+            (json!({"iat": -1}), "iat"),
+            (json!({"nbf": "now"}), "nbf"),
+            (json!({"nbf": 1e300}), "nbf"),
         ] {
-            assert_eq!(fault(&change), Some(Error::Claim(claim)), "{change}");
+            assert_eq!(error(&change), Some(Error::Claim(claim)), "{change}");
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            (NOW - 90..NOW + 90).prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            proptest::collection::vec(any::<String>(), 0..3).prop_map(Value::from),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_in_range_and_checks_never_panic(name in "(iss|aud|exp|nbf|iat)", value in any_value()) {
+            let claims = Map::from_iter([("t".to_owned(), value.clone())]);
+            if let Ok(Some(time)) = time(&claims, "t") {
+                prop_assert!((0..=253_402_300_799).contains(&time.timestamp()) && value.is_number());
+                if let Some(seconds) = value.as_i64() {
+                    prop_assert_eq!(time.timestamp(), seconds.max(0));
+                }
+            }
+            let _ = error(&json!({ name: value }));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where an issuer's keys are: `OpenID` Connect Discovery 1.0, or a URL that is given.
+//! Fetches the keys of an issuer, found by `OpenID` Connect Discovery 1.0 or at a configured URL.
 
 use std::time::Duration;
 
@@ -11,41 +11,29 @@ use super::jwks::KeySet;
 const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where to get the keys from.
+/// Where the keys are.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// From the key set that the issuer's discovery document names.
+    /// In the key set that the issuer's discovery document names.
     Discovery {
-        /// The issuer, whose document must name it byte for byte.
+        /// The document must name this issuer byte for byte.
         issuer: String,
     },
-    /// From this key set.
-    KeySet {
-        /// Its address.
-        url: Url,
-    },
+    /// In this key set.
+    KeySet { url: Url },
 }
 
-/// Why keys could not be fetched.
+/// Why keys cannot be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No answer.
-    #[error("no answer from {url}")]
+    #[error("no response from {url}")]
     Unreachable {
-        /// Who was asked.
         url: String,
-        /// What went wrong.
         #[source]
         source: reqwest::Error,
     },
-    /// An answer that is none.
     #[error("{url} answered {what}")]
-    Unexpected {
-        /// Who was asked.
-        url: String,
-        /// What is wrong with the answer.
-        what: String,
-    },
+    Unexpected { url: String, what: String },
 }
 
 #[derive(Deserialize)]
@@ -55,9 +43,6 @@ struct Document {
 }
 
 /// Fetches the key set of an issuer.
-///
-/// # Errors
-/// [`Error`] when nobody answers, or not with a key set.
 pub async fn fetch(http: &reqwest::Client, source: &Source) -> Result<KeySet, Error> {
     let keys_url = match source {
         Source::KeySet { url } => url.to_string(),
@@ -65,21 +50,22 @@ pub async fn fetch(http: &reqwest::Client, source: &Source) -> Result<KeySet, Er
             let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
             let unexpected = |what: &str| Error::Unexpected { url: url.clone(), what: what.to_owned() };
             let bytes = get(http, &url).await?;
-            let document: Document = serde_json::from_slice(&bytes).map_err(|_| unexpected("no discovery document"))?;
+            let document: Document = serde_json::from_slice(&bytes)
+                .map_err(|_| unexpected("with something else than a discovery document"))?;
             if document.issuer != *issuer {
-                return Err(unexpected("the discovery document of another issuer"));
+                return Err(unexpected("with the discovery document of another issuer"));
             }
-            // A document fetched over https must not lead to keys fetched without.
+            // A document that is fetched over https must not lead to keys that are fetched without.
             if issuer.starts_with("https:") && !document.jwks_uri.starts_with("https:") {
-                return Err(unexpected("a `jwks_uri` without https"));
+                return Err(unexpected("with a `jwks_uri` without https"));
             }
             document.jwks_uri
         }
     };
     let bytes = get(http, &keys_url).await?;
     let unexpected = |what: &str| Error::Unexpected { url: keys_url.clone(), what: what.to_owned() };
-    let keys = KeySet::parse(&bytes).ok_or_else(|| unexpected("no JSON Web Key Set"))?;
-    if keys.is_empty() { Err(unexpected("a key set without a usable key")) } else { Ok(keys) }
+    let keys = KeySet::parse(&bytes).ok_or_else(|| unexpected("with something else than a JSON Web Key Set"))?;
+    if keys.is_empty() { Err(unexpected("with a key set without a usable key")) } else { Ok(keys) }
 }
 
 async fn get(http: &reqwest::Client, url: &str) -> Result<Vec<u8>, Error> {
@@ -93,7 +79,7 @@ async fn get(http: &reqwest::Client, url: &str) -> Result<Vec<u8>, Error> {
     while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
         body.extend_from_slice(&chunk);
         if body.len() > MAX_DOCUMENT_BYTES {
-            return Err(unexpected("more than fits a key set".to_owned()));
+            return Err(unexpected(format!("with more than {MAX_DOCUMENT_BYTES} bytes")));
         }
     }
     Ok(body)

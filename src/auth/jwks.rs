@@ -1,12 +1,9 @@
 //! Key sets of issuers (RFC 7517): parsed key by key, cached, refreshed in the background and on an unknown `kid`.
 //!
-//! Reading never waits for a refresh that it does not need. Attempts count, not successes: an issuer that is away
-//! is asked once per cool-down, however many unknown keys are presented.
+//! Reading never waits for a refresh that it does not need. The cool-down counts attempts, not successes: an issuer that is
+//! unavailable gets one request per cool-down, however many unknown keys are presented.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
@@ -14,6 +11,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
+use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +22,11 @@ use super::{
 };
 use crate::domain::clock::Clock;
 
-/// One attempt per this time on unknown keys.
+/// The minimum time between attempts because of unknown keys.
 const COOL_DOWN: Duration = Duration::from_secs(30);
-/// One attempt per this time while there are no keys at all, so that a start before the issuer's heals soon.
+/// The same while there are no keys at all, so that a service that starts before its issuer recovers soon.
 const FIRST_COOL_DOWN: Duration = Duration::from_secs(1);
-/// RFC 7518 section 3.3.
+/// The minimum of RFC 7518 section 3.3.
 const MIN_RSA_BYTES: usize = 2048 / 8;
 
 /// The usable public keys of an issuer.
@@ -43,7 +41,7 @@ struct Key {
 }
 
 impl KeySet {
-    /// Reads a key set; keys that cannot be used to verify are left out, whatever is odd about them.
+    /// Reads a key set. Keys that cannot be used for verification are left out.
     #[must_use]
     pub fn parse(json: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
@@ -54,13 +52,12 @@ impl KeySet {
         Some(Self(raw.keys.into_iter().filter_map(Key::read).collect()))
     }
 
-    /// Tells whether there is no usable key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns the keys that may have signed: of that id if one is named, and fit for the algorithm.
+    /// Returns the keys that fit the algorithm and, if given, have the id.
     pub fn candidates<'a>(
         &'a self,
         id: Option<&'a str>,
@@ -94,7 +91,7 @@ impl Key {
                 _ => return None,
             },
             AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => &[Algorithm::EdDSA],
-            // A shared secret in a public key set would let anybody sign.
+            // A shared secret in a public key set would let anyone sign.
             _ => return None,
         };
         let only = match jwk.common.key_algorithm {
@@ -106,7 +103,7 @@ impl Key {
     }
 }
 
-/// The present keys of one issuer.
+/// The current keys of one issuer.
 pub struct KeyCache {
     source: Source,
     http: reqwest::Client,
@@ -124,16 +121,16 @@ struct State {
 }
 
 impl KeyCache {
-    /// Makes an empty cache whose keys will serve up to `max_age` after they were fetched.
+    /// Creates an empty cache whose keys are used up to `max_age` after they were fetched.
     #[must_use]
     pub fn new(source: Source, http: reqwest::Client, clock: Clock, max_age: Duration) -> Self {
         Self { source, http, clock, max_age, state: RwLock::default(), refreshing: tokio::sync::Mutex::default() }
     }
 
-    /// Returns a key set that has a candidate for this id and algorithm, asking the issuer if need be.
+    /// Returns a key set with a candidate for this id and algorithm, and fetches the keys again if there is none.
     ///
     /// # Errors
-    /// [`Error::UnknownKey`] when the issuer has no such key, [`Error::KeysUnavailable`] when it cannot be asked.
+    /// [`Error::UnknownKey`] if the issuer has no such key, [`Error::KeysUnavailable`] if it is unavailable.
     pub async fn keys_for(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<KeySet>, Error> {
         let has_it = |keys: &Arc<KeySet>| keys.candidates(id, algorithm).next().is_some();
         let before = self.state();
@@ -149,13 +146,12 @@ impl KeyCache {
         }
     }
 
-    /// Tells whether there are keys to verify with.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.good(&self.state()).is_some()
     }
 
-    /// Refreshes the keys every `interval`, and sooner after a failure, until told to stop.
+    /// Refreshes the keys every `interval`, and sooner after a failure, until `stop` is cancelled.
     pub async fn keep_fresh(&self, interval: Duration, stop: CancellationToken) {
         let mut failures: u32 = 0;
         loop {
@@ -171,7 +167,7 @@ impl KeyCache {
         }
     }
 
-    /// Refreshes once for everybody who waits here, and not again before the cool-down is over.
+    /// Refreshes once for all callers that wait here, and not again before the cool-down is over.
     async fn refresh_unless_cooling(&self, seen_attempt: Option<DateTime<Utc>>) {
         let _one_at_a_time = self.refreshing.lock().await;
         let state = self.state();
@@ -200,8 +196,8 @@ impl KeyCache {
                 true
             }
             Err(error) => {
-                // The refresh is nobody's request, so this is the edge where its failure is handled.
-                tracing::warn!(error = &error as &dyn std::error::Error, "keys of an issuer could not be fetched");
+                // No request waits for this refresh, so its failure is logged here.
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot fetch the keys of an issuer");
                 false
             }
         }
@@ -217,16 +213,17 @@ impl KeyCache {
     }
 
     fn state(&self) -> State {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.read().clone()
     }
 
     fn write(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.state.write());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -239,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_keys_are_left_out_and_the_rest_kept() {
+    fn unusable_keys_do_not_spoil_the_set() {
         let good = json!({"kty": "EC", "crv": "P-256", "kid": "a", "use": "sig", "alg": "ES256", "x": EC, "y": EC_Y});
         let set = json!({"keys": [{"kty": "new"}, 7, good]});
         let set = KeySet::parse(set.to_string().as_bytes()).unwrap();
@@ -267,5 +264,21 @@ mod tests {
         let set = KeySet::parse(set.to_string().as_bytes()).unwrap();
         assert_eq!(set.candidates(None, Algorithm::PS256).count(), 1);
         assert_eq!(set.candidates(None, Algorithm::RS256).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn key_sets_never_panic(
+            bytes in any::<Vec<u8>>(),
+            kty in "(RSA|EC|OKP|oct|x)",
+            curve in "(P-256|P-384|P-521|Ed25519|x)",
+            algorithm in "(RS256|ES256|EdDSA|HS256|x)",
+            [n, x, y] in ["[A-Za-z0-9_=-]{0,90}", "[A-Za-z0-9_-]{42,44}", "[A-Za-z0-9_-]{42,44}"],
+        ) {
+            let _ = KeySet::parse(&bytes);
+            let key = json!({"kty": kty, "crv": curve, "alg": algorithm, "n": n, "e": "AQAB", "x": x, "y": y, "k": n});
+            let set = KeySet::parse(json!({"keys": [key]}).to_string().as_bytes()).unwrap();
+            prop_assert!(set.is_empty() || (kty != "oct" && kty != "RSA"), "a secret or a short key is usable");
+        }
     }
 }

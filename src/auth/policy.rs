@@ -1,14 +1,16 @@
-//! Who may ask for what: grants from claims of a login to scopes and a longest lifetime.
+//! What users may ask for: grants of scopes and a maximum lifetime to sign-in tokens with certain claims.
 //!
-//! Grants are read in order and the first whose conditions all hold decides; where none matches there is no token.
+//! The first grant whose conditions all hold decides. A user whom no grant matches gets no token.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
+use strum::VariantNames;
 
 use crate::domain::{
     scope::{Scope, Scopes},
+    string_list::StringList,
     token::Lifetime,
 };
 
@@ -16,29 +18,29 @@ use crate::domain::{
 #[derive(Clone, Debug, Default)]
 pub struct Policy(Vec<Grant>);
 
-/// What logins with certain claims may have.
+/// What sign-in tokens with certain claims entitle to.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {
-    /// Claims and the values of which one must be there; nothing means every login.
+    /// Claims and their accepted values; without any, the grant matches every sign-in token.
     #[serde(default)]
     pub when: BTreeMap<String, StringList>,
-    /// The scopes that may be asked for, and are given when none is asked for.
+    /// The scopes that may be requested, and the scopes of a token if none are requested.
     #[serde(deserialize_with = "some_scopes")]
     pub scopes: Scopes,
-    /// The longest life of a token.
+    /// The maximum lifetime of a token.
     #[serde(default = "default_max_lifetime")]
     pub max_lifetime: Lifetime,
 }
 
 impl Policy {
-    /// Returns the grant for a login with these claims.
+    /// Returns the grant for a sign-in token with these claims.
     #[must_use]
     pub fn grant_for(&self, claims: &Map<String, Value>) -> Option<&Grant> {
         self.0.iter().find(|grant| grant.when.iter().all(|(claim, values)| holds(claims.get(claim), &values.0)))
     }
 
-    /// Tells whether nobody is granted anything.
+    /// Tells whether there is no grant.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -52,7 +54,8 @@ impl From<Vec<Grant>> for Policy {
 }
 
 impl<'de> Deserialize<'de> for Policy {
-    /// Reads a list of grants or, as environment variables can say it, a single one.
+    /// Reads a list of grants or, for environment variables, a single one. Unlike `serde_with::OneOrMany` or an untagged enum,
+    /// this keeps the path of an error and does not quote values in its message.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
@@ -75,35 +78,7 @@ impl<'de> Deserialize<'de> for Policy {
     }
 }
 
-/// One or several words: a list, or a text with commas as environment variables have it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StringList(pub Vec<String>);
-
-impl<'de> Deserialize<'de> for StringList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = StringList;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a list of texts, or one text with commas")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<StringList, E> {
-                Ok(StringList(
-                    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect(),
-                ))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<StringList, A::Error> {
-                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(StringList)
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-/// Tells whether a claim is one of the wanted values, or a list (or a space-separated `scope`) that has one of them.
+/// Tells whether a claim is one of the wanted values, or a list or space-separated string that has one of them.
 fn holds(claim: Option<&Value>, wanted: &[String]) -> bool {
     let is_wanted = |text: &str| wanted.iter().any(|w| w == text);
     match claim {
@@ -118,14 +93,21 @@ fn some_scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scopes, D::
     scopes_of(&StringList::deserialize(deserializer)?).map_err(de::Error::custom)
 }
 
-/// Reads the scopes of a grant, of which there must be one at least.
-///
-/// # Errors
-/// What is wrong with them.
-pub fn scopes_of(words: &StringList) -> Result<Scopes, String> {
-    let parse = |word: &String| Scope::deserialize(de::value::StrDeserializer::<de::value::Error>::new(word));
-    let scopes = words.0.iter().map(parse).collect::<Result<Scopes, _>>().map_err(|error| error.to_string())?;
-    if scopes.is_empty() { Err("a grant needs at least one scope".to_owned()) } else { Ok(scopes) }
+/// Why a list is not the scopes of a grant.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ScopesError {
+    #[error("a grant needs at least one scope")]
+    Empty,
+    #[error("each scope must be one of {}", Scope::VARIANTS.join(", "))]
+    Unknown,
+}
+
+/// Reads the scopes of a grant.
+pub(super) fn scopes_of(names: &StringList) -> Result<Scopes, ScopesError> {
+    let scopes: Result<Scopes, _> = names.0.iter().map(|name| name.parse::<Scope>()).collect();
+    scopes
+        .map_err(|_| ScopesError::Unknown)
+        .and_then(|scopes| if scopes.is_empty() { Err(ScopesError::Empty) } else { Ok(scopes) })
 }
 
 fn default_max_lifetime() -> Lifetime {
@@ -161,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn a_single_grant_may_stand_without_a_list() {
+    fn a_single_grant_needs_no_list() {
         let policy = policy(json!({"scopes": "voip"}));
         assert_eq!(policy.grant_for(&claims(json!({}))).unwrap().max_lifetime, Lifetime::HOUR);
     }
 
     #[test]
-    fn nothing_configured_grants_nothing() {
+    fn a_policy_without_grants_grants_nothing() {
         assert!(Policy::default().grant_for(&claims(json!({"sub": "a"}))).is_none());
     }
 

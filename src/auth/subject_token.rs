@@ -1,4 +1,4 @@
-//! Logins of app users: JWTs of a configured identity provider (RFC 8725 and RFC 9068 as far as providers keep to them).
+//! Sign-in tokens of app users: JWTs of a configured identity provider (RFC 8725, and RFC 9068 as far as providers follow it).
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,22 +21,21 @@ use crate::domain::{
     user::{AppUser, IssuerKey, Subject},
 };
 
-/// A login that was verified.
+/// A verified sign-in token.
 #[derive(Clone, Debug)]
-pub struct Login {
-    /// Whose it is.
+pub struct SignIn {
     pub app_user: AppUser,
     /// When the user signed in, in whole seconds.
     pub time: DateTime<Utc>,
-    /// What its claims entitle to.
+    /// What its claims entitle to; `None` if no grant matches.
     pub grant: Option<Grant>,
-    /// Its `jti`.
+    /// The claim `jti`.
     pub token_id: Option<String>,
-    /// Its `sid`.
+    /// The claim `sid`.
     pub session_id: Option<String>,
 }
 
-/// Checks logins against the configured identity providers.
+/// Verifies sign-in tokens of the configured identity providers.
 pub struct Authenticator {
     issuers: HashMap<String, Issuer>,
     leeway: Duration,
@@ -54,11 +53,10 @@ struct Issuer {
     keys: KeyCache,
 }
 
-/// Types that a login may have; a logout token or a security event must never pass for one.
+/// Types of sign-in tokens; a logout token or a security event must not be accepted as one.
 const TOKEN_TYPES: &[&str] = &["JWT", "at+jwt"];
 
 impl Authenticator {
-    /// Makes an authenticator that fetches keys through `http`.
     #[must_use]
     pub fn new(
         settings: &Settings,
@@ -90,11 +88,8 @@ impl Authenticator {
         }
     }
 
-    /// Checks a login: signature, issuer, audience, times and user claim.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] and [`Error::UnknownIssuer`] are the login's fault, [`Error::KeysUnavailable`] is not.
-    pub async fn authenticate(&self, token: &str) -> Result<Login, Error> {
+    /// Verifies a sign-in token: signature, issuer, audience, times and the user claim.
+    pub async fn authenticate(&self, token: &str) -> Result<SignIn, Error> {
         let unverified = Unverified::parse(token)?;
         let name = unverified.claimed_issuer().ok_or(jose::Error::Claim("iss"))?;
         let (name, issuer) = self.issuers.get_key_value(name).ok_or(Error::UnknownIssuer)?;
@@ -107,7 +102,7 @@ impl Authenticator {
         if time > now + self.leeway {
             return Err(jose::Error::Claim("auth_time").into());
         }
-        Ok(Login {
+        Ok(SignIn {
             app_user: AppUser { issuer: issuer.key.clone(), subject: issuer.subject(&claims)? },
             time,
             grant: issuer.policy.grant_for(&claims).cloned(),
@@ -116,12 +111,12 @@ impl Authenticator {
         })
     }
 
-    /// Returns the issuers, by key, and whether there are keys to check their logins with.
+    /// Returns the issuers, by key, and whether keys to verify their tokens are available.
     pub fn readiness(&self) -> impl Iterator<Item = (&str, bool)> {
         self.issuers.values().map(|issuer| (issuer.key.as_str(), issuer.keys.is_ready()))
     }
 
-    /// Keeps the keys of all issuers fresh until told to stop.
+    /// Refreshes the keys of all issuers until `stop` is cancelled.
     pub async fn keep_keys_fresh(&self, stop: CancellationToken) {
         let loops = self.issuers.values().map(|issuer| issuer.keys.keep_fresh(self.key_refresh, stop.clone()));
         futures_util::future::join_all(loops).await;
@@ -137,7 +132,7 @@ impl Issuer {
 
 impl SignInTime {
     fn read(self, claims: &Map<String, Value>) -> Result<DateTime<Utc>, jose::Error> {
-        let auth_time = || claims::time(claims, "auth_time");
+        let auth_time = || claims::time(claims, "auth_time").map(|time| time.filter(|time| claims::is_set(*time)));
         let iat = || claims::time(claims, "iat");
         match self {
             Self::AuthTime => auth_time()?.ok_or(jose::Error::Claim("auth_time")),
@@ -147,8 +142,31 @@ impl SignInTime {
     }
 }
 
-/// Reads a claim that is only told on: one that is too long, or has a NUL (which Postgres cannot store), is left out.
+/// Reads an informative claim. One that is too long, or has a NUL, which Postgres cannot store, is ignored.
 fn text(claims: &Map<String, Value>, name: &str) -> Option<String> {
-    let is_fit = |text: &&str| text.len() <= 256 && !text.contains('\0');
-    claims.get(name).and_then(Value::as_str).filter(is_fit).map(str::to_owned)
+    let is_storable = |text: &&str| text.len() <= 256 && !text.contains('\0');
+    claims.get(name).and_then(Value::as_str).filter(is_storable).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_auth_time_that_is_not_set_is_missing() {
+        let read = |setting: SignInTime, claims: Value| {
+            let claims: Map<String, Value> = serde_json::from_value(claims).unwrap();
+            setting.read(&claims).map(|time| time.timestamp())
+        };
+        for unset in [json!(0), json!(-1), json!(0.9), json!(null)] {
+            assert_eq!(read(SignInTime::First, json!({"auth_time": unset, "iat": 7})), Ok(7));
+            let refused = Err(jose::Error::Claim("auth_time"));
+            assert_eq!(read(SignInTime::AuthTime, json!({"auth_time": unset, "iat": 7})), refused);
+        }
+        assert_eq!(read(SignInTime::First, json!({"auth_time": 5, "iat": 7})), Ok(5));
+        assert_eq!(read(SignInTime::Iat, json!({"auth_time": 5, "iat": 7})), Ok(7));
+        assert_eq!(read(SignInTime::First, json!({"auth_time": "5", "iat": 7})), Err(jose::Error::Claim("auth_time")));
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{jose::Error, jwks::KeyCache};
 
-/// A token taken apart, not yet believed.
+/// A token that was parsed but not verified.
 #[derive(Debug)]
 pub struct Unverified<'a> {
     header: Header,
@@ -16,10 +16,6 @@ pub struct Unverified<'a> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Takes a token apart.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] when it is no JWT, [`Error::Critical`] when it has critical extensions.
     pub fn parse(token: &'a str) -> Result<Self, Error> {
         let (signed, signature) = token.rsplit_once('.').ok_or(Error::Malformed("parts"))?;
         let (_, payload) = signed.split_once('.').ok_or(Error::Malformed("parts"))?;
@@ -32,16 +28,13 @@ impl<'a> Unverified<'a> {
         Ok(Self { header, signed, signature, claims })
     }
 
-    /// Returns the issuer that the token claims: only good for choosing whose keys to verify with.
+    /// Returns the issuer that the token claims, for nothing but the choice of keys.
     #[must_use]
     pub fn claimed_issuer(&self) -> Option<&str> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
-    /// Refuses tokens of another type than the wanted ones; a token without a type passes (RFC 8725 section 3.11).
-    ///
-    /// # Errors
-    /// [`Error::Type`] when the type is another.
+    /// Refuses other types of tokens; a token without a type passes (RFC 8725 section 3.11).
     pub fn require_type(&self, wanted: &[&str]) -> Result<(), Error> {
         let Some(typ) = self.header.typ.as_deref() else {
             return Ok(());
@@ -51,10 +44,7 @@ impl<'a> Unverified<'a> {
         if wanted.iter().any(|name| name.eq_ignore_ascii_case(short)) { Ok(()) } else { Err(Error::Type) }
     }
 
-    /// Verifies the signature with the issuer's keys and gives the claims.
-    ///
-    /// # Errors
-    /// [`Error::Algorithm`], [`Error::UnknownKey`], [`Error::Signature`] or [`Error::KeysUnavailable`].
+    /// Verifies the signature with the issuer's keys and returns the claims.
     pub async fn verify(self, keys: &KeyCache, allowed: &[Algorithm]) -> Result<Map<String, Value>, Error> {
         let algorithm = self.header.alg;
         if !allowed.contains(&algorithm) {
@@ -70,6 +60,8 @@ impl<'a> Unverified<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn token(header: &str, payload: &str) -> String {
@@ -78,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_jwt_is_refused() {
+    fn malformed_tokens_are_refused() {
         let parse = |text: &str| Unverified::parse(text).map(|_| ());
         assert_eq!(parse("abc"), Err(Error::Malformed("parts")));
         assert_eq!(parse("a.b"), Err(Error::Malformed("parts")));
@@ -101,6 +93,20 @@ mod tests {
         }
         for bad in ["secevent+jwt", "logout+jwt", "application/secevent+jwt", ""] {
             assert_eq!(typed(bad), Err(Error::Type), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in any::<String>(), header in any::<Vec<u8>>(), payload in any::<Vec<u8>>(), typ in any::<String>()) {
+            let _ = Unverified::parse(&text);
+            let part = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+            let _ = Unverified::parse(&format!("{}.{}.{text}", part(&header), part(&payload)));
+            let header = serde_json::json!({"alg": "RS256", "typ": typ}).to_string();
+            let token = format!("{}.{}.AAAA", part(header.as_bytes()), part(br#"{"iss": 7}"#));
+            let parsed = Unverified::parse(&token).unwrap();
+            prop_assert_eq!(parsed.claimed_issuer(), None);
+            let _ = parsed.require_type(&["JWT"]);
         }
     }
 }

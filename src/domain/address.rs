@@ -1,8 +1,8 @@
-//! Addresses, as far as it matters who can read on the way.
+//! Addresses: whether traffic to them can be read in transit.
 
 use url::{Host, Url};
 
-/// Tells whether an address is on this machine, so that plain http to it stays unread.
+/// Tells whether an address is on this machine, so that plain http to it cannot be read in transit.
 #[must_use]
 pub fn is_on_this_machine(url: &Url) -> bool {
     match url.host() {

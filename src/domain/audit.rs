@@ -1,44 +1,39 @@
-//! The audit trail: one event for every change, written in the transaction that makes the change.
+//! The audit trail: one event for each change, written in the transaction of the change.
 
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::user::{AcsId, UserId};
 
-/// Something that was done, by whom and to whom.
+/// An action, who did it, and to whom.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// What was done.
     pub action: Action,
-    /// Who did it.
     pub actor: Actor,
-    /// The app user it was done to; none where it was done to everyone.
+    /// The app user it was done to; `None` if it was done to all users.
     pub user: Option<UserId>,
-    /// The ACS identity that it concerned.
     pub acs_id: Option<AcsId>,
-    /// The operation that it concerned.
     pub operation: Option<Uuid>,
-    /// The token that it concerned.
     pub token: Option<TokenRecord>,
-    /// The request that asked for it.
     pub trace: RequestContext,
-    /// What else is worth knowing; never a secret.
+    /// Further details; never a secret.
     pub detail: Option<Value>,
 }
 
 impl Event {
-    /// Makes an event without an identity, an operation, a token or detail.
+    /// Creates an event without an identity, an operation, a token or details.
     #[must_use]
     pub fn new(action: Action, actor: Actor, user: UserId, trace: RequestContext) -> Self {
         Self { action, actor, user: Some(user), acs_id: None, operation: None, token: None, trace, detail: None }
     }
 
-    /// Makes an event of something that was done to everyone.
+    /// Creates an event of something that was done to all users.
     #[must_use]
     pub fn of_everyone(action: Action, actor: Actor, trace: RequestContext) -> Self {
         Self { action, actor, user: None, acs_id: None, operation: None, token: None, trace, detail: None }
@@ -48,46 +43,46 @@ impl Event {
 /// Where a request came from.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
-    /// What the request is called in answers and logs.
+    /// The id of the request in responses and logs.
     pub request_id: Option<String>,
-    /// The address of whoever sent it, as far as trusted proxies tell.
+    /// The address of the client, taken from `X-Forwarded-For` only behind trusted proxies.
     pub client: Option<IpAddr>,
 }
 
-/// What the trail keeps of a token: enough to recognise it, useless to use it.
+/// What the trail records of a token: enough to recognise it, not enough to use it.
 #[derive(Clone, Debug)]
 pub struct TokenRecord {
     /// SHA-256 of the token in hexadecimal.
     pub fingerprint: String,
-    /// Its scopes, canonical.
+    /// Its scopes in canonical form.
     pub scopes: String,
-    /// When it ends.
     pub expires_at: DateTime<Utc>,
-    /// The generation it was authorised under.
+    /// The generation under which it was authorised.
     pub generation: i64,
 }
 
-/// What can be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// What can happen to users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Action {
     /// ACS created an identity and it was bound to the user.
     IdentityBound,
-    /// ACS created an identity that lost the race; its deletion is queued.
+    /// ACS created a second identity for the user; its deletion is queued.
     IdentityDiscarded,
-    /// An operator said which identity is the user's.
+    /// An operator mapped the user to an existing identity.
     IdentityImported,
-    /// ACS may have created an identity that nobody knows of.
+    /// ACS may have created an identity that the service does not know.
     PossibleOrphan,
-    /// ACS minted a token and it was handed out.
+    /// ACS minted a token and it was returned.
     TokenMinted,
-    /// An operator got a token of a user that was there already.
+    /// An operator got a cached token of a user.
     TokenReused,
     /// Access was revoked.
     AccessRevoked,
-    /// GlobalState's access was revoked.
+    /// The access of all users was revoked.
     GlobalRevocation,
-    /// Logins from before the last revocation are good again.
+    /// Sign-ins from before the last revocation were allowed again.
     OlderSignInsAllowed,
     /// The user was blocked.
     UserBlocked,
@@ -97,56 +92,38 @@ pub enum Action {
     UserDeleted,
     /// ACS confirmed an operation.
     OperationCompleted,
-    /// A mapping without identity was forgotten after its time.
+    /// A mapping without an identity was deleted after its retention time.
     UserPurged,
 }
 
 impl Action {
-    /// Returns the word that is stored.
+    /// Returns the stored form.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::IdentityBound => "identity_bound",
-            Self::IdentityDiscarded => "identity_discarded",
-            Self::IdentityImported => "identity_imported",
-            Self::PossibleOrphan => "possible_orphan",
-            Self::TokenMinted => "token_minted",
-            Self::TokenReused => "token_reused",
-            Self::AccessRevoked => "access_revoked",
-            Self::GlobalRevocation => "global_revocation",
-            Self::OlderSignInsAllowed => "older_sign_ins_allowed",
-            Self::UserBlocked => "user_blocked",
-            Self::UserUnblocked => "user_unblocked",
-            Self::UserDeleted => "user_deleted",
-            Self::OperationCompleted => "operation_completed",
-            Self::UserPurged => "user_purged",
-        }
+        self.into()
     }
 }
 
-/// Who can do things.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who does something. The text is the stored kind.
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Actor {
-    /// The app user, by a login.
+    /// The app user, authenticated by a sign-in token.
     User(UserId),
-    /// An operator or a backend, by a key of this name.
+    /// An operator or a backend, by the name of its key.
     OperatorKey(String),
-    /// The service itself, going about accepted work.
+    /// The service itself, performing accepted work.
     Worker,
 }
 
 impl Actor {
-    /// Returns the kind of actor, as stored.
+    /// Returns the stored kind.
     #[must_use]
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::User(_) => "user",
-            Self::OperatorKey(_) => "operator_key",
-            Self::Worker => "worker",
-        }
+        self.into()
     }
 
-    /// Returns the name of the actor, as stored.
+    /// Returns the stored name.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -156,7 +133,7 @@ impl Actor {
         }
     }
 
-    /// Reads an actor as stored.
+    /// Reads an actor from its stored kind and name.
     #[must_use]
     pub fn parse(kind: &str, name: &str) -> Option<Self> {
         match kind {

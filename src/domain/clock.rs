@@ -1,6 +1,6 @@
-//! The clock that is handed to everything that asks for the time.
+//! The clock that all modules read the time from.
 //!
-//! Times are whole milliseconds: Postgres keeps microseconds and SQLite keeps text, and a value read back must equal the one written.
+//! Times are whole milliseconds: Postgres stores microseconds and SQLite text, and a value that is read back must be equal.
 
 use std::{
     sync::{
@@ -12,14 +12,14 @@ use std::{
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-/// The system's clock, moved by an offset that tests may change.
+/// The system clock plus an offset that tests can change.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     offset_ms: Arc<AtomicI64>,
 }
 
 impl Clock {
-    /// Returns the present time in whole milliseconds.
+    /// Returns the current time in whole milliseconds.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's time")]

@@ -1,7 +1,8 @@
-//! Operations: accepted pieces of work at ACS that must happen even if every process dies.
+//! Operations: entries of the transactional outbox, calls to ACS that must happen even if every process dies.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -10,9 +11,10 @@ use super::{
     user::{AcsId, UserId},
 };
 
-/// What is to be done at ACS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// The call to ACS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// End every token of the identity.
     Revoke,
@@ -23,68 +25,48 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the word that is stored.
+    /// Returns the stored form.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Revoke => "revoke",
-            Self::Delete => "delete",
-            Self::Discard => "discard",
-        }
+        self.into()
     }
 
-    /// Reads the word that is stored.
+    /// Reads the stored form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "revoke" => Some(Self::Revoke),
-            "delete" => Some(Self::Delete),
-            "discard" => Some(Self::Discard),
-            _ => None,
-        }
+        text.parse().ok()
     }
 }
 
-/// An accepted piece of work.
+/// A call to ACS that was accepted.
 #[derive(Clone, Debug)]
 pub struct Operation {
-    /// Its id: `UUIDv7`, so that ids are in the order of acceptance.
+    /// A `UUIDv7`, so that ids are in the order of acceptance.
     pub id: Uuid,
-    /// What is to be done.
     pub kind: Kind,
-    /// For which user.
     pub user: UserId,
-    /// To which identity.
     pub acs_id: AcsId,
-    /// At which resource.
+    /// The name of the ACS resource of the identity.
     pub resource: String,
-    /// As part of which revocation of many.
+    /// The bulk revocation that it belongs to.
     pub revocation: Option<Uuid>,
-    /// Who asked for it.
     pub actor: Actor,
-    /// Why.
     pub reason: Option<String>,
-    /// Only a call sent from then on completes it: ACS reckons in whole seconds.
+    /// Only a call sent at this time or later completes it, because ACS works with whole seconds.
     pub not_before: DateTime<Utc>,
-    /// When it is tried next.
     pub next_attempt_at: DateTime<Utc>,
-    /// How often it was tried.
     pub attempts: i64,
-    /// When it was last tried.
     pub last_attempt_at: Option<DateTime<Utc>>,
-    /// What kept it from succeeding.
     pub last_error: Option<String>,
-    /// When it was accepted.
     pub created_at: DateTime<Utc>,
     /// When ACS confirmed it.
     pub completed_at: Option<DateTime<Utc>>,
 }
 
-/// The right to try an operation, good for a short while; it is committed before the call is sent.
+/// The exclusive right to try an operation for a short time, committed before the call is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {
-    /// Whose it is: unique to the attempt.
+    /// Unique to the attempt.
     pub by: Uuid,
-    /// Until when.
     pub until: DateTime<Utc>,
 }

@@ -1,40 +1,37 @@
-//! Revocations of many users at once, and how far they have come.
+//! Bulk revocations and their progress.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::audit::Actor;
 
-/// A revocation of many users, or of everyone.
+/// A revocation of many users, or of all.
 #[derive(Clone, Debug)]
 pub struct Revocation {
-    /// Its id: `UUIDv7`.
+    /// A `UUIDv7`.
     pub id: Uuid,
-    /// Who asked for it.
     pub actor: Actor,
-    /// Why.
     pub reason: Option<String>,
-    /// The request that asked for it.
     pub request_id: Option<String>,
-    /// The epoch that it began, where it is of everyone.
+    /// The epoch that it began, if it is of all users.
     pub epoch: Option<i64>,
-    /// How many users had tokens that were alive.
+    /// How many users had tokens that were not expired.
     pub total: i64,
-    /// Where the work through the users has come to.
+    /// The last user for whom operations were created.
     pub swept_to: String,
-    /// When it had come to its end.
+    /// When operations had been created for all users.
     pub swept_at: Option<DateTime<Utc>>,
-    /// When it was accepted: from then on nobody gets a token on an older authorisation.
+    /// When it was accepted: from then on no token is issued under an older authorisation.
     pub created_at: DateTime<Utc>,
-    /// When ACS had confirmed the last one.
+    /// When ACS had confirmed the last operation.
     pub completed_at: Option<DateTime<Utc>>,
 }
 
-/// How far the work at ACS has come.
+/// The progress at ACS.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
-    /// Operations that ACS has not confirmed yet.
+    /// Operations that ACS has not confirmed.
     pub pending: i64,
-    /// Operations that it has.
+    /// Operations that ACS has confirmed.
     pub confirmed: i64,
 }

@@ -1,29 +1,50 @@
 //! The scopes of an ACS access token.
 //!
-//! Names as in the REST API; `chat.join`, `chat.join.limited` and `voip.join` exist since api-version 2023-10-01.
+//! Names are those of the REST API. `chat.join`, `chat.join.limited` and `voip.join` exist since api-version 2023-10-01.
 
 use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantNames};
 use utoipa::ToSchema;
 
 /// What a token lets its holder do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantNames,
+)]
 pub enum Scope {
     /// Everything in chat.
     #[serde(rename = "chat")]
+    #[strum(serialize = "chat")]
     Chat,
     /// Join chat threads, without creating them.
     #[serde(rename = "chat.join")]
+    #[strum(serialize = "chat.join")]
     ChatJoin,
     /// Join chat threads, and only read and write there.
     #[serde(rename = "chat.join.limited")]
+    #[strum(serialize = "chat.join.limited")]
     ChatJoinLimited,
     /// Everything in calling.
     #[serde(rename = "voip")]
+    #[strum(serialize = "voip")]
     Voip,
     /// Join calls, without starting them.
     #[serde(rename = "voip.join")]
+    #[strum(serialize = "voip.join")]
     VoipJoin,
 }
 
@@ -31,17 +52,11 @@ impl Scope {
     /// Returns the name that ACS uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::ChatJoin => "chat.join",
-            Self::ChatJoinLimited => "chat.join.limited",
-            Self::Voip => "voip",
-            Self::VoipJoin => "voip.join",
-        }
+        self.into()
     }
 }
 
-/// A set of scopes in canonical order, so that equal sets have equal texts.
+/// A set of scopes. Its text has the names in canonical order, so that equal sets have equal texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Scopes(BTreeSet<Scope>);
 
@@ -66,7 +81,6 @@ impl FromIterator<Scope> for Scopes {
 }
 
 impl fmt::Display for Scopes {
-    /// Writes the canonical text: names joined by commas.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, scope) in self.0.iter().enumerate() {
             if index > 0 {

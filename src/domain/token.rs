@@ -1,10 +1,6 @@
-//! ACS access tokens: opaque secrets with an expiry that ACS tells, never one parsed out of them.
+//! ACS access tokens: opaque secrets. Their expiry is the one that ACS returns, never parsed from the token.
 
-use std::{
-    fmt::{self, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
@@ -17,26 +13,21 @@ use sha2::{Digest, Sha256};
 pub struct AccessToken(SecretString);
 
 impl AccessToken {
-    /// Takes the text of a token.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(text.into())
     }
 
-    /// Gives the text away: only the answer to the user's own request may use it.
+    /// Returns the secret, for nothing but the response to the request for it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// Returns the SHA-256 of the token in lower-case hexadecimal: enough to recognise it, useless to use it.
+    /// Returns the SHA-256 of the token in lower-case hexadecimal, by which it can be recognised but not used.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let mut text = String::with_capacity(64);
-        for byte in Sha256::digest(self.expose()) {
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
+        hex::encode(Sha256::digest(self.expose()))
     }
 }
 
@@ -52,63 +43,54 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// What tells one credential of ours at ACS from another, and nothing about it: tokens die with the key that made them.
+/// Identifies a credential for ACS without revealing it. A token is valid only as long as the key that it was minted with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialId(Arc<str>);
 
 impl CredentialId {
-    /// Takes a text that is unique to a credential.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// Returns the text that is stored.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A token as ACS issued it.
+/// A token as ACS returned it.
 #[derive(Clone, Debug)]
 pub struct IssuedToken {
-    /// The secret.
     pub token: AccessToken,
-    /// When it ends, in whole milliseconds.
+    /// In whole milliseconds.
     pub expires_on: DateTime<Utc>,
-    /// Which credential of ours it was made with.
+    /// The credential that it was minted with.
     pub made_with: CredentialId,
 }
 
-/// How long a token shall live: whole minutes from 60 to 1440, as ACS allows since api-version 2022-10-01.
+/// The lifetime of a token: whole minutes from 60 to 1440, as ACS allows since api-version 2022-10-01.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lifetime(u16);
 
-/// Why a lifetime is not one that ACS takes.
+/// A lifetime that ACS does not accept.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a token's lifetime is 60 to 1440 whole minutes")]
+#[error("the lifetime of a token must be 60 to 1440 whole minutes")]
 pub struct LifetimeError;
 
 impl Lifetime {
     /// One hour, the shortest that ACS issues and the default here.
     pub const HOUR: Self = Self(60);
 
-    /// Takes a number of minutes.
-    ///
-    /// # Errors
-    /// [`LifetimeError`] outside 60 to 1440.
     pub fn from_minutes(minutes: u64) -> Result<Self, LifetimeError> {
         u16::try_from(minutes).ok().filter(|m| (60..=1440).contains(m)).map(Self).ok_or(LifetimeError)
     }
 
-    /// Returns how long that is.
     #[must_use]
     pub fn duration(self) -> Duration {
         Duration::from_mins(self.0.into())
     }
 
-    /// Returns the number of minutes.
     #[must_use]
     pub fn minutes(self) -> u16 {
         self.0
@@ -137,6 +119,8 @@ impl<'de> Deserialize<'de> for Lifetime {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -154,5 +138,20 @@ mod tests {
             assert_eq!(Lifetime::from_minutes(minutes), Err(LifetimeError));
         }
         assert_eq!(Lifetime::try_from(Duration::from_secs(3601)), Err(LifetimeError));
+    }
+
+    proptest! {
+        #[test]
+        fn lifetimes_round_trip(minutes in any::<u64>(), seconds in 0_u64..100_000, nanos in 0_u32..2) {
+            for minutes in [minutes, minutes % 2000] {
+                if let Ok(lifetime) = Lifetime::from_minutes(minutes) {
+                    prop_assert_eq!(u64::from(lifetime.minutes()), minutes);
+                    prop_assert_eq!(Lifetime::try_from(lifetime.duration()), Ok(lifetime));
+                }
+            }
+            let duration = Duration::new(seconds, nanos);
+            let expected = (nanos == 0 && seconds % 60 == 0 && (3600..=86_400).contains(&seconds)).then_some(duration);
+            prop_assert_eq!(Lifetime::try_from(duration).ok().map(Lifetime::duration), expected);
+        }
     }
 }

@@ -6,13 +6,14 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// The longest subject that is stored, in bytes.
 pub const MAX_SUBJECT_BYTES: usize = 256;
 
-/// Why a text is not the id it was taken for.
+/// Why a text is not a valid id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParseError {
     /// The issuer key does not begin with a letter, or has other characters than `[a-z0-9-]`, or too many.
@@ -21,27 +22,24 @@ pub enum ParseError {
     /// The subject is empty, too long or has a NUL.
     #[error("a subject is 1 to {MAX_SUBJECT_BYTES} bytes without NUL")]
     Subject,
-    /// The user id is not one that this service gave.
+    /// The user id does not have the form of those that this service creates.
     #[error("a user id is `u_` and 32 hexadecimal digits")]
     UserId,
     /// The reference is neither a user id nor an issuer key and a subject.
     #[error("a user is `u_…` or `<issuer key>:<subject>`")]
     UserRef,
-    /// The identity is not shaped like one that ACS gives.
+    /// The identity does not have the form of those that ACS creates.
     #[error("an ACS identity looks like `8:acs:<resource guid>_<suffix>`")]
     AcsId,
 }
 
-/// The short stable name of a configured identity provider, part of its users' key for ever.
+/// The short name of a configured identity provider. It is part of the key of its users, so it must never change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IssuerKey(String);
 
 impl IssuerKey {
-    /// Reads an issuer key.
-    ///
-    /// # Errors
-    /// [`ParseError::IssuerKey`] when it is not a letter and up to 63 more of `[a-z0-9-]`: an identity (`8:acs:…`) and a
-    /// user id (`u_…`) can then never be taken for `<issuer key>:<subject>`.
+    /// Reads an issuer key: a letter and up to 63 more of `[a-z0-9-]`. An identity (`8:acs:…`) or a user id (`u_…`) can
+    /// therefore not be mistaken for `<issuer key>:<subject>`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let begins_well = text.starts_with(|c: char| c.is_ascii_lowercase());
         let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
@@ -52,22 +50,18 @@ impl IssuerKey {
         }
     }
 
-    /// Returns the key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What the identity provider calls the user: the value of the configured claim.
+/// The identifier of a user at the identity provider: the value of the configured claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Subject(String);
 
 impl Subject {
-    /// Reads a subject.
-    ///
-    /// # Errors
-    /// [`ParseError::Subject`] when it is empty, over [`MAX_SUBJECT_BYTES`], or has a NUL (which Postgres cannot store).
+    /// Reads a subject: 1 to [`MAX_SUBJECT_BYTES`] bytes without NUL, which Postgres cannot store.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         if (1..=MAX_SUBJECT_BYTES).contains(&text.len()) && !text.contains('\0') {
             Ok(Self(text.to_owned()))
@@ -76,7 +70,6 @@ impl Subject {
         }
     }
 
-    /// Returns the subject as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -86,27 +79,20 @@ impl Subject {
 /// An app user as the identity provider knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AppUser {
-    /// Which identity provider.
     pub issuer: IssuerKey,
-    /// Who, in that provider's words.
     pub subject: Subject,
 }
 
-/// The opaque id this service gives an app user at first sight; safe in paths and logs.
+/// The opaque id that this service creates for an app user. It can appear in paths and logs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserId(String);
 
 impl UserId {
-    /// Makes a new id.
     #[must_use]
     pub fn random() -> Self {
         Self(format!("u_{}", Uuid::now_v7().simple()))
     }
 
-    /// Reads an id that this service gave.
-    ///
-    /// # Errors
-    /// [`ParseError::UserId`] when it is not of that form.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let digits = text.strip_prefix("u_").ok_or(ParseError::UserId)?;
         let is_digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
@@ -117,7 +103,6 @@ impl UserId {
         }
     }
 
-    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -130,20 +115,15 @@ impl fmt::Display for UserId {
     }
 }
 
-/// What paths and lists take for a user: `u_…`, or `<issuer key>:<subject>` for people.
+/// A reference to a user in paths and lists: `u_…` or `<issuer key>:<subject>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UserRef {
-    /// By our id.
     Id(UserId),
-    /// By what the identity provider calls the user.
     AppUser(AppUser),
 }
 
 impl UserRef {
-    /// Reads a reference; a subject may itself have colons.
-    ///
-    /// # Errors
-    /// [`ParseError`] of the part that is wrong.
+    /// Reads a reference. The subject can itself contain colons.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         if text.starts_with("u_") {
             return UserId::parse(text).map(Self::Id);
@@ -153,26 +133,22 @@ impl UserRef {
     }
 }
 
-/// An identity that ACS created, opaque but for its resource part.
+/// An identity that ACS created. It is opaque except for the GUID of its resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AcsId(String);
 
 impl AcsId {
-    /// Reads an identity such as `8:acs:<resource guid>_<suffix>`; the clouds `gcch-acs` and `dod-acs` have the same form.
-    ///
-    /// # Errors
-    /// [`ParseError::AcsId`] when it is not of that form.
+    /// Reads an identity such as `8:acs:<resource guid>_<suffix>`; the clouds `gcch-acs` and `dod-acs` use the same form.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let suffix_start = Self::resource_end(text).ok_or(ParseError::AcsId)?;
-        let printable = text.bytes().all(|c| c.is_ascii_graphic());
-        if printable && text.len() <= 256 && text.len() > suffix_start + 1 {
+        let (_, suffix) = Self::split(text).ok_or(ParseError::AcsId)?;
+        let is_printable = text.bytes().all(|c| c.is_ascii_graphic());
+        if is_printable && text.len() <= 256 && !suffix.is_empty() {
             Ok(Self(text.to_owned()))
         } else {
             Err(ParseError::AcsId)
         }
     }
 
-    /// Returns the identity as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -181,18 +157,15 @@ impl AcsId {
     /// Returns the GUID of the resource that the identity belongs to.
     #[must_use]
     pub fn resource_guid(&self) -> &str {
-        let start = self.0.rfind(':').map_or(0, |colon| colon + 1);
-        let end = Self::resource_end(&self.0).unwrap_or(self.0.len());
-        &self.0[start..end]
+        Self::split(&self.0).map_or("", |(guid, _)| guid)
     }
 
-    /// Returns where the resource part ends: at the first `_` after a well-formed prefix and GUID.
-    fn resource_end(text: &str) -> Option<usize> {
-        let rest = text.strip_prefix("8:")?;
-        let (cloud, rest) = rest.split_once(':')?;
-        let (guid, _) = rest.split_once('_')?;
-        let known_cloud = matches!(cloud, "acs" | "gcch-acs" | "dod-acs");
-        (known_cloud && guid.len() == 36 && Uuid::try_parse(guid).is_ok()).then(|| "8:".len() + cloud.len() + 1 + 36)
+    /// Splits an identity into the GUID of its resource and the suffix.
+    fn split(text: &str) -> Option<(&str, &str)> {
+        let (cloud, rest) = text.strip_prefix("8:")?.split_once(':')?;
+        let (guid, suffix) = rest.split_once('_')?;
+        let is_known_cloud = matches!(cloud, "acs" | "gcch-acs" | "dod-acs");
+        (is_known_cloud && guid.len() == 36 && Uuid::try_parse(guid).is_ok()).then_some((guid, suffix))
     }
 }
 
@@ -202,9 +175,10 @@ impl fmt::Display for AcsId {
     }
 }
 
-/// Where a mapping is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// The state of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum State {
     /// A request holds the claim to create the identity.
     Creating,
@@ -217,27 +191,16 @@ pub enum State {
 }
 
 impl State {
-    /// Returns the word that is stored.
+    /// Returns the stored form.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Active => "active",
-            Self::Deleting => "deleting",
-            Self::Unbound => "unbound",
-        }
+        self.into()
     }
 
-    /// Reads the word that is stored.
+    /// Reads the stored form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "creating" => Some(Self::Creating),
-            "active" => Some(Self::Active),
-            "deleting" => Some(Self::Deleting),
-            "unbound" => Some(Self::Unbound),
-            _ => None,
-        }
+        text.parse().ok()
     }
 }
 
@@ -294,6 +257,8 @@ impl User {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -304,6 +269,12 @@ mod tests {
         assert_eq!(id.as_str(), text);
         let gov = "8:gcch-acs:ac80d96a-85de-48b1-995d-a3a3fa3627c8_1";
         assert_eq!(AcsId::parse(gov).unwrap().resource_guid(), "ac80d96a-85de-48b1-995d-a3a3fa3627c8");
+    }
+
+    #[test]
+    fn colons_in_a_suffix_are_part_of_it() {
+        let id = AcsId::parse("8:acs:ac80d96a-85de-48b1-995d-a3a3fa3627c8_a:b").unwrap();
+        assert_eq!(id.resource_guid(), "ac80d96a-85de-48b1-995d-a3a3fa3627c8");
     }
 
     #[test]
@@ -353,6 +324,53 @@ mod tests {
         assert!(Subject::parse(&"ä".repeat(128)).is_ok());
         for text in ["", "a\0b", &"ä".repeat(129)] {
             assert_eq!(Subject::parse(text), Err(ParseError::Subject));
+        }
+    }
+
+    /// Any text, or one that is nearly an identity.
+    fn any_identity() -> impl Strategy<Value = String> {
+        let guid = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{11,12}";
+        let near = ("8:(acs|gcch-acs|dod-acs|orgid):", guid, "[:_]{0,2}", "[a-f:_é ]{0,4}");
+        prop_oneof![any::<String>(), near.prop_map(|(cloud, guid, mark, suffix)| cloud + &guid + &mark + &suffix)]
+    }
+
+    proptest! {
+        #[test]
+        fn parsed_identities_round_trip_and_know_their_resource(text in any_identity()) {
+            if let Ok(id) = AcsId::parse(&text) {
+                prop_assert_eq!(id.as_str(), &text);
+                prop_assert!(Uuid::try_parse(id.resource_guid()).is_ok());
+                let (_, rest) = text.split_once(id.resource_guid()).unwrap();
+                prop_assert!(rest.len() > 1 && rest.starts_with('_'));
+            }
+        }
+
+        #[test]
+        fn ids_round_trip(text in prop_oneof![any::<String>(), "u_[0-9a-g]{31,33}", "[a-zA-Z0-9-]{0,66}"]) {
+            if let Ok(id) = UserId::parse(&text) {
+                prop_assert_eq!(id.as_str(), &text);
+                prop_assert_eq!(UserRef::parse(&text), Ok(UserRef::Id(id)));
+            }
+            if let Ok(key) = IssuerKey::parse(&text) {
+                prop_assert_eq!(key.as_str(), &text);
+                prop_assert!(UserId::parse(&text).is_err() && AcsId::parse(&text).is_err());
+            }
+            if let Ok(subject) = Subject::parse(&text) {
+                prop_assert_eq!(subject.as_str(), &text);
+            }
+        }
+
+        #[test]
+        fn references_to_app_users_round_trip(issuer in "[a-z][a-z0-9-]{0,63}", subject in any::<String>(), text in any::<String>()) {
+            let parsed = UserRef::parse(&format!("{issuer}:{subject}"));
+            match Subject::parse(&subject) {
+                Ok(subject) => {
+                    let issuer = IssuerKey::parse(&issuer).unwrap();
+                    prop_assert_eq!(parsed, Ok(UserRef::AppUser(AppUser { issuer, subject })));
+                }
+                Err(error) => prop_assert_eq!(parsed, Err(error)),
+            }
+            let _ = UserRef::parse(&text);
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The login of an app user, which the gate before the handler has verified.
-pub(super) struct Login(pub(super) auth::Login);
+pub(super) struct Login(pub(super) auth::SignIn);
 
 impl FromRequestParts<Api> for Login {
     type Rejection = Problem;

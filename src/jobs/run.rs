@@ -83,6 +83,10 @@ impl Jobs {
                 attempt => attempt?,
             }
         }
+        let oldest = self.parts.store.oldest_pending_operation().await?;
+        self.parts
+            .metrics
+            .oldest_pending_operation(oldest.map(|at| (self.parts.clock.now() - at).to_std().unwrap_or_default()));
         Ok(self.parts.store.next_due(self.parts.clock.now()).await?)
     }
 

@@ -51,6 +51,8 @@ const OPEN_OF_USER: &str = "
       AND (leased_until IS NULL OR leased_until < $2) AND (last_attempt_at IS NULL OR last_attempt_at <= $3)
     ORDER BY id LIMIT 1";
 
+const OLDEST_PENDING: &str = "SELECT MIN(created_at) FROM operations WHERE completed_at IS NULL";
+
 const NEXT_DUE: &str = "
     SELECT MIN(CASE WHEN next_attempt_at > not_before THEN next_attempt_at ELSE not_before END)
     FROM operations WHERE completed_at IS NULL AND (leased_until IS NULL OR leased_until < $1)";
@@ -215,6 +217,11 @@ impl Store {
         Ok(on_pool!(self, |db| {
             sqlx::query_scalar(OPEN_OF_USER).bind(user.as_str()).bind(now).bind(not_since).fetch_optional(db).await
         })?)
+    }
+
+    /// Returns when the oldest operation that ACS has not confirmed was accepted.
+    pub(crate) async fn oldest_pending_operation(&self) -> Result<Option<DateTime<Utc>>, Error> {
+        Ok(on_pool!(self, |db| sqlx::query_scalar(OLDEST_PENDING).fetch_one(db).await)?)
     }
 
     /// Tells when the next operation waits for an attempt.

@@ -19,7 +19,7 @@ use crate::{
         token::{AccessToken, IssuedToken},
         user::{AcsId, User, UserId},
     },
-    encryption::About,
+    encryption::Aad,
     error::Error,
     store::{CachedTokens, UserRead},
 };
@@ -89,7 +89,7 @@ impl Tokens {
         }
         let decrypted = before.and_then(|before| self.decrypt(before, acs_id));
         if decrypted.is_none() && before.is_some_and(|before| before.cached_tokens.is_some()) {
-            self.parts.metrics.tokens_unopened();
+            self.parts.metrics.cached_tokens_undecryptable();
             tracing::info!(user = %user, "no encryption key decrypts the cached tokens, which are replaced");
         }
         let now_ms = self.parts.clock.now().timestamp_millis();
@@ -105,7 +105,7 @@ impl Tokens {
         let all: Vec<_> = std::iter::once(new).chain(others).take(MAX_ENTRIES).collect();
         let last_ms = all.iter().map(|entry| entry.expires_at_ms).max()?;
         let text = SecretString::from(serde_json::to_string(&all).ok()?);
-        let ciphertext = keys.seal(text.expose_secret(), &associated_data(user, acs_id, generation))?;
+        let ciphertext = keys.encrypt(text.expose_secret(), &associated_data(user, acs_id, generation))?;
         Some(CachedTokens { ciphertext, expire_at: DateTime::<Utc>::from_timestamp_millis(last_ms)? })
     }
 
@@ -130,7 +130,7 @@ impl Tokens {
 
     fn decrypt(&self, user: &User, acs_id: &AcsId) -> Option<SecretString> {
         let associated_data = associated_data(&user.id, acs_id, user.generation);
-        self.parts.settings.encryption_keys.open(user.cached_tokens.clone()?, &associated_data).ok()
+        self.parts.settings.encryption_keys.decrypt(user.cached_tokens.as_deref()?, &associated_data).ok()
     }
 }
 
@@ -139,6 +139,6 @@ fn entries(decrypted: &SecretString) -> Vec<Entry<'_>> {
     serde_json::from_str(decrypted.expose_secret()).unwrap_or_default()
 }
 
-fn associated_data<'a>(user: &'a UserId, acs_id: &'a AcsId, generation: i64) -> About<'a> {
-    About { user: user.as_str(), identity: acs_id.as_str(), generation }
+fn associated_data<'a>(user: &'a UserId, acs_id: &'a AcsId, generation: i64) -> Aad<'a> {
+    Aad { user: user.as_str(), identity: acs_id.as_str(), generation }
 }

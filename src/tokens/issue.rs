@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Tokens;
 use crate::{
-    auth::{Login, policy::Grant},
+    auth::{SignIn, policy::Grant},
     domain::{
         audit::{Action, Actor, Event, RequestContext},
         scope::Scopes,
@@ -44,7 +44,7 @@ pub(crate) struct Requester {
 
 impl Requester {
     /// A signed-in user who asks for a token of their own.
-    pub(crate) fn of_sign_in(sign_in: Login, trace: RequestContext) -> Self {
+    pub(crate) fn of_sign_in(sign_in: SignIn, trace: RequestContext) -> Self {
         Self {
             user: UserRef::AppUser(sign_in.app_user),
             sign_in_time: Some(sign_in.time),

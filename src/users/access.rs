@@ -10,7 +10,7 @@ use tokio::{sync::oneshot, time::Instant, time::timeout_at};
 
 use super::Users;
 use crate::{
-    auth::Login,
+    auth::SignIn,
     domain::{
         audit::{Action, Event},
         operation::{Kind, Operation},
@@ -81,7 +81,7 @@ impl Users {
     /// Revokes the access of a signed-in user, by the user.
     pub(crate) async fn revoke_me(
         self: &Arc<Self>,
-        sign_in: &Login,
+        sign_in: &SignIn,
         context: &ChangeContext,
     ) -> Result<ChangeOutcome, Error> {
         let user = UserRef::AppUser(sign_in.app_user.clone());
@@ -92,7 +92,7 @@ impl Users {
     /// Deletes a signed-in user, by the user, where the configuration allows it.
     pub(crate) async fn delete_me(
         self: &Arc<Self>,
-        sign_in: &Login,
+        sign_in: &SignIn,
         context: &ChangeContext,
     ) -> Result<ChangeOutcome, Error> {
         if !self.parts.settings.self_delete {
@@ -104,7 +104,7 @@ impl Users {
     }
 
     /// A sign-in that was revoked has nothing left to end, and must not shut its owner out again and again.
-    async fn refuse_older(&self, user: &UserRef, sign_in: &Login) -> Result<(), Error> {
+    async fn refuse_older(&self, user: &UserRef, sign_in: &SignIn) -> Result<(), Error> {
         let now = self.parts.clock.now();
         let read = self.parts.store.read_user(user, now).await?;
         let valid_from = read.user.map_or(read.global.sign_ins_valid_from, |user| user.sign_ins_valid_from);

@@ -108,7 +108,7 @@ async fn too_many_at_once_are_refused_and_operators_get_through() {
     });
     first.token();
     second.token();
-    assert_eq!(app.metric("vendor_requests_shed_total{share=\"users\"}").await, 1);
+    assert_eq!(app.metric("vendor_requests_shed_total{limit=\"users\"}").await, 1);
     app.token(&app.issuer.login("alice"), None).await.token();
 }
 

@@ -141,7 +141,7 @@ on_each_database! {
         let without = app.another_with(OTHER_KEY).await;
         let second = without.token(&sign_in, None).await.token();
         assert_ne!(second, first, "a new token replaces one that no key decrypts");
-        assert_eq!(without.metric("vendor_cached_tokens_unopened_total").await, 1);
+        assert_eq!(without.metric("vendor_undecryptable_cached_tokens_total").await, 1);
         assert_eq!(rotated.token(&sign_in, None).await.token(), second);
     }
 

@@ -1,4 +1,4 @@
-//! Logins: whoever is let in was verified, and whoever is not learns nothing about why.
+//! Sign-in tokens: every accepted one was verified, and a refusal does not reveal the reason.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -11,13 +11,13 @@ use crate::support::{Answer, Database, TestApp, issuer::TestKey};
 
 async fn start() -> TestApp {
     let app = TestApp::start(&Database::sqlite()).await;
-    // Keys are there from now on: what is counted below is asked for by requests.
+    // The keys are cached from now on, so that later fetches are caused by requests.
     app.token(&app.issuer.login("first"), None).await.token();
     app
 }
 
 #[tokio::test]
-async fn a_request_without_login_is_asked_for_one() {
+async fn a_request_without_a_sign_in_token_is_refused() {
     let app = start().await;
     let request = || app.http.post(format!("{}/token", app.url));
     for request in [
@@ -33,7 +33,7 @@ async fn a_request_without_login_is_asked_for_one() {
 }
 
 #[tokio::test]
-async fn every_fault_of_a_login_is_answered_with_the_same_text() {
+async fn all_invalid_sign_in_tokens_get_the_same_response() {
     let app = start().await;
     let issuer = &app.issuer;
     let now = app.clock.now().timestamp();
@@ -59,7 +59,7 @@ async fn every_fault_of_a_login_is_answered_with_the_same_text() {
     };
     let foreign_key = TestKey::new(&key.id);
     let own_key_inside = Header { jwk: Some(foreign_key.public.clone()), ..foreign_key.header() };
-    let faulty = [
+    let invalid = [
         ("garbage", "garbage".to_owned()),
         ("empty", String::from(".")),
         ("another issuer", issuer.login_with("mallory", json!({"iss": "https://evil.example"}))),
@@ -70,6 +70,9 @@ async fn every_fault_of_a_login_is_answered_with_the_same_text() {
         ("without expiry", issuer.login_with("mallory", json!({"exp": null}))),
         ("not yet valid", issuer.login_with("mallory", json!({"nbf": now + 60}))),
         ("from the future", issuer.login_with("mallory", json!({"iat": now + 60}))),
+        ("issued in 1970", issuer.login_with("mallory", json!({"iat": 0}))),
+        ("issued before 1970", issuer.login_with("mallory", json!({"iat": -1, "auth_time": now}))),
+        ("expired in 1970", issuer.login_with("mallory", json!({"exp": 0}))),
         ("signed in in the future", issuer.login_with("mallory", json!({"auth_time": now + 60}))),
         ("without time", issuer.login_with("mallory", json!({"iat": null}))),
         ("without subject", issuer.login_with("mallory", json!({"sub": null}))),
@@ -86,7 +89,7 @@ async fn every_fault_of_a_login_is_answered_with_the_same_text() {
         ("bringing its own key", foreign_key.sign(&own_key_inside, &good)),
     ];
     let mut texts = std::collections::HashSet::new();
-    for (name, login) in faulty {
+    for (name, login) in invalid {
         let answer = app.token(&login, None).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{name}: {}", answer.text);
         answer.assert_problem(401, "invalid_token");
@@ -99,7 +102,7 @@ async fn every_fault_of_a_login_is_answered_with_the_same_text() {
 }
 
 #[tokio::test]
-async fn odd_but_good_logins_are_let_in() {
+async fn unusual_but_valid_sign_in_tokens_are_accepted() {
     let app = start().await;
     let now = app.clock.now().timestamp();
     let key = app.issuer.keys.lock().unwrap()[0].clone();
@@ -111,6 +114,7 @@ async fn odd_but_good_logins_are_let_in() {
         app.issuer.login_with("a", json!({"exp": now - 25, "iat": now - 100})),
         app.issuer.login_with("a", json!({"iat": now + 25})),
         app.issuer.login_with("a", json!({"iat": null, "auth_time": now - 5})),
+        app.issuer.login_with("a", json!({"nbf": 0, "auth_time": 0})),
         key.sign(&untyped, &app.issuer.claims("a")),
         key.sign(&access_token, &app.issuer.claims("a")),
     ] {
@@ -147,7 +151,7 @@ async fn unknown_keys_do_not_hammer_the_issuer() {
 }
 
 #[tokio::test]
-async fn last_good_keys_serve_while_the_issuer_is_away_but_not_for_ever() {
+async fn the_last_good_keys_are_used_for_a_limited_time_while_the_issuer_is_unavailable() {
     let app = start().await;
     app.issuer.is_down.store(true, Ordering::SeqCst);
     app.clock.advance(Duration::from_hours(23));
@@ -160,7 +164,7 @@ async fn last_good_keys_serve_while_the_issuer_is_away_but_not_for_ever() {
 }
 
 #[tokio::test]
-async fn a_withdrawn_key_ends_with_the_next_refresh() {
+async fn a_withdrawn_key_is_refused_after_the_next_refresh() {
     let app = start().await;
     let old = app.issuer.login("alice");
     app.issuer.keys.lock().unwrap()[0] = TestKey::new("second");
@@ -168,4 +172,21 @@ async fn a_withdrawn_key_ends_with_the_next_refresh() {
     app.token(&old, None).await.token();
     app.token(&app.issuer.login("alice"), None).await.token();
     app.token(&old, None).await.assert_problem(401, "invalid_token");
+}
+
+/// Some identity providers write 0 for a sign-in time that they do not know. Taken literally, it would be older than every
+/// revocation.
+#[tokio::test]
+async fn an_unset_sign_in_time_does_not_lock_a_user_out() {
+    let app = start().await;
+    for auth_time in [json!(0), json!(-1), json!(-1e300), json!(0.5)] {
+        let sign_in = || app.issuer.login_with("alice", json!({"auth_time": auth_time}));
+        let old = sign_in();
+        app.token(&old, None).await.token();
+        app.clock.advance(Duration::from_secs(2));
+        assert_eq!(app.revoke("alice").await.status, StatusCode::OK);
+        app.clock.advance(Duration::from_secs(2));
+        assert_eq!(app.token(&old, None).await.status, StatusCode::UNAUTHORIZED, "{auth_time}");
+        assert_eq!(app.token(&sign_in(), None).await.status, StatusCode::OK, "{auth_time}");
+    }
 }
