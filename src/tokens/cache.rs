@@ -68,7 +68,7 @@ impl Service {
 
     /// Picks the cached token that fits: enough of its life is left, no more than was asked, and its key is still ours.
     pub(crate) fn pick(&self, owner: Owner<'_>, sealed: Vec<u8>, terms: &Terms, margin: Duration) -> Option<Issued> {
-        let opened = self.open(owner, sealed).ok()?;
+        let opened = self.open(owner, &sealed).ok()?;
         let scopes = terms.scopes.to_string();
         let kept = read(&opened).into_iter().find(|kept| kept.scopes == scopes)?;
         let expires_on = DateTime::from_timestamp_millis(kept.expires_at_ms)?;
@@ -109,7 +109,7 @@ impl Service {
             return None;
         }
         let opened = before.and_then(|sealed| {
-            let opened = self.open(owner, sealed);
+            let opened = self.open(owner, &sealed);
             if opened.is_err() {
                 self.metrics.cached_tokens_undecryptable();
                 tracing::info!(user = %owner.user, "no encryption key opens the cached tokens: the new one takes their place");
@@ -150,8 +150,8 @@ impl Service {
         Ok(self.store.append_audit(&event, self.clock.now()).await?)
     }
 
-    fn open(&self, owner: Owner<'_>, sealed: Vec<u8>) -> Result<SecretString, DecryptError> {
-        self.settings.encryption_keys.decrypt(&sealed, &aad(owner))
+    fn open(&self, owner: Owner<'_>, sealed: &[u8]) -> Result<SecretString, DecryptError> {
+        self.settings.encryption_keys.decrypt(sealed, &aad(owner))
     }
 }
 
