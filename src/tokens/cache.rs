@@ -63,12 +63,12 @@ impl Service {
             self.refuse_old_sign_in(sign_ins_valid_from, login, now)?;
         }
         let owner = Owner { user: &user, acs_id: &acs_id, generation };
-        Ok(self.pick(owner, kept, terms, self.settings.reuse_margin))
+        Ok(self.pick(owner, &kept, terms, self.settings.reuse_margin))
     }
 
     /// Picks the cached token that fits: enough of its life is left, no more than was asked, and its key is still ours.
-    pub(crate) fn pick(&self, owner: Owner<'_>, sealed: Vec<u8>, terms: &Terms, margin: Duration) -> Option<Issued> {
-        let opened = self.open(owner, &sealed).ok()?;
+    pub(crate) fn pick(&self, owner: Owner<'_>, sealed: &[u8], terms: &Terms, margin: Duration) -> Option<Issued> {
+        let opened = self.open(owner, sealed).ok()?;
         let scopes = terms.scopes.to_string();
         let kept = read(&opened).into_iter().find(|kept| kept.scopes == scopes)?;
         let expires_on = DateTime::from_timestamp_millis(kept.expires_at_ms)?;
@@ -93,7 +93,7 @@ impl Service {
         self.refuse(&user, requester, now)?;
         let Some(acs_id) = user.acs_id.as_ref().filter(|_| !user.held && !user.is_stale) else { return Ok(None) };
         let owner = Owner { user: &user.id, acs_id, generation: user.generation };
-        let issued = self.pick(owner, kept, terms, LEAST_LEFT);
+        let issued = self.pick(owner, &kept, terms, LEAST_LEFT);
         Ok(issued.map(|issued| Issued { how: TokenSource::Stale, ..issued }))
     }
 

@@ -170,7 +170,7 @@ impl Service {
                 Authorised::Identity { user, acs_id, kept } => {
                     let owner = Owner { user: &user.id, acs_id: &acs_id, generation: user.generation };
                     let margin = self.settings.reuse_margin;
-                    match kept.clone().and_then(|kept| self.pick(owner, kept, terms, margin)) {
+                    match kept.clone().and_then(|kept| self.pick(owner, &kept, terms, margin)) {
                         Some(issued) => Some(issued),
                         None => self.mint(requester, *user, acs_id, kept, terms, deadline).await?,
                     }
