@@ -53,7 +53,7 @@ pub struct IssuerSettings {
     pub issuer: String,
     /// Accepted values of `aud`; a token must name one of them.
     pub audience: StringList,
-    /// The address of its keys; OpenID Connect discovery finds it if not set.
+    /// The address of its keys; `OpenID` Connect discovery finds it if not set.
     #[serde(default, deserialize_with = "some_url")]
     pub jwks_url: Option<Url>,
     /// The accepted signature algorithms.

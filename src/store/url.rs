@@ -194,18 +194,15 @@ fn at_host(options: PgConnectOptions, host: &str) -> PgConnectOptions {
 
 fn host_and_port(address: &str) -> Result<(String, Option<u16>), UrlError> {
     // An IPv6 address stands in brackets because it has colons.
-    let (host, port) = match address.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or(UrlError::Encoding)?;
-            if !matches!(host.parse(), Ok(IpAddr::V6(_))) {
-                return Err(UrlError::Encoding);
-            }
-            (host.to_owned(), port)
+    let (host, port) = if let Some(rest) = address.strip_prefix('[') {
+        let (host, port) = rest.split_once(']').ok_or(UrlError::Encoding)?;
+        if !matches!(host.parse(), Ok(IpAddr::V6(_))) {
+            return Err(UrlError::Encoding);
         }
-        None => {
-            let end = address.find(':').unwrap_or(address.len());
-            (decode(&address[..end])?, &address[end..])
-        }
+        (host.to_owned(), port)
+    } else {
+        let (host, port) = address.split_at(address.find(':').unwrap_or(address.len()));
+        (decode(host)?, port)
     };
     let port = match port.strip_prefix(':') {
         None if port.is_empty() => None,

@@ -76,7 +76,7 @@ async fn every_metric_moves() {
     eventually(async || (age().await >= 90).then_some(())).await;
     expect(&["vendor_oldest_pending_operation_age_seconds"]).await;
     app.acs.faults(&[]).await;
-    app.clock.advance(Duration::from_secs(60));
+    app.clock.advance(Duration::from_mins(1));
     eventually(async || (age().await == 0).then_some(())).await;
 
     // A metric without samples is not exported, so the registrations are counted in the source.
