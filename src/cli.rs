@@ -163,7 +163,7 @@ async fn run_issuer(options: IssuerOptions) -> anyhow::Result<()> {
         None => Issuer::new(url.clone(), Clock::default())?,
     };
     println!("issuer of logins on http://{address}, iss {url}, aud {}", dev::issuer::AUDIENCE);
-    http::serve(listener, issuer.router(), http::Patience::default(), stop.politely).await;
+    http::serve(listener, issuer.router(), http::ServerSettings::default(), stop.politely).await;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -23,7 +23,7 @@ pub use crate::{
     users::{
         access::{AccessChange, ChangeContext, ChangeOutcome},
         bulk::{Estimate, RevocationStatus, RevocationTarget},
-        ensure::{Ensured, Lookup},
+        ensure::Ensured,
         import::{ImportOutcome, ImportedMany},
     },
 };
@@ -105,6 +105,8 @@ pub enum Error {
     ReauthenticationRequired {
         /// How old a login may be at most to be accepted now.
         max_age: Duration,
+        /// The moment that the sign-in was compared with.
+        sign_ins_valid_from: DateTime<Utc>,
     },
     /// The user is being deleted.
     #[error("the user is being deleted")]
@@ -219,18 +221,19 @@ impl Service {
         self.wake.notified().await;
     }
 
+    /// Runs work that must complete even if the request that began it is gone.
+    pub fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.detached.spawn(work)
+    }
+
     /// Waits for work that outlived its request.
     pub async fn finish(&self) {
         self.detached.close();
         self.detached.wait().await;
-    }
-
-    /// Asks the database whether it is there.
-    ///
-    /// # Errors
-    /// [`Error::Store`] when it is not.
-    pub async fn check_store(&self) -> Result<(), Error> {
-        Ok(self.store.ping().await?)
     }
 
     /// Returns the address of the ACS resource.

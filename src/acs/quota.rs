@@ -23,7 +23,6 @@ use tokio::{
 use super::window::{self, Allowance, Window};
 use crate::{
     domain::clock::Clock,
-    limit::Turns,
     store::{self, QuotaRow, Store},
 };
 
@@ -171,7 +170,6 @@ struct Lane {
     line: AtomicU32,
     /// Calls that are under way: so few that each gets its answer soon, even where the processor is the narrowest.
     slots: Semaphore,
-    turns: Turns,
     known: Mutex<Known>,
     /// How many 429s came without a success between them.
     refusals: AtomicU32,
@@ -209,7 +207,6 @@ impl Quota {
             head: tokio::sync::Mutex::default(),
             line: AtomicU32::new(0),
             slots: Semaphore::new(settings.at_once),
-            turns: Turns::new(settings.at_once),
             known: Mutex::default(),
             refusals: AtomicU32::new(0),
         };
@@ -225,7 +222,7 @@ impl Quota {
         let Ok(Ok(slot)) = timeout_at(deadline, lane.slots.acquire()).await else {
             return Err(self.spent(lane, place.number));
         };
-        let right = Right { _slot: slot, turns: &lane.turns };
+        let right = Right { _slot: slot };
         let Ok(_head) = timeout_at(deadline, lane.head.lock()).await else {
             return Err(self.spent(lane, place.number));
         };
@@ -274,7 +271,7 @@ impl Quota {
     }
 
     fn spent(&self, lane: &Lane, place: u32) -> Error {
-        Error::Spent { retry_after: self.wait(lane, place).max(lane.turns.next()) }
+        Error::Spent { retry_after: self.wait(lane, place) }
     }
 
     fn wait(&self, lane: &Lane, place: u32) -> Duration {
@@ -315,13 +312,6 @@ impl Lane {
 /// The right to one call, held while it is made.
 pub(crate) struct Right<'a> {
     _slot: SemaphorePermit<'a>,
-    turns: &'a Turns,
-}
-
-impl Drop for Right<'_> {
-    fn drop(&mut self) {
-        self.turns.served();
-    }
 }
 
 /// A place in a lane's line, given up when it is dropped.

@@ -52,7 +52,7 @@ impl Raw {
             ("self_revoke", self.limits.self_revoke),
             ("failed_sign_ins", self.limits.failed_sign_ins),
         ] {
-            if !rate.is_sound() {
+            if !rate.is_valid() {
                 found.add(format!("limits.{name}.per"), "must be longer");
             }
         }
@@ -105,7 +105,7 @@ fn server(server: &http::Settings, faults: &mut Faults) {
     for (name, is_nothing) in [
         ("max_connections", server.max_connections == 0),
         ("max_in_flight", server.max_in_flight == 0),
-        ("header_timeout", server.header_timeout.is_zero()),
+        ("write_timeout", server.write_timeout.is_zero()),
         ("body_timeout", server.body_timeout.is_zero()),
         ("idle_timeout", server.idle_timeout.is_zero()),
     ] {

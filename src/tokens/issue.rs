@@ -277,7 +277,8 @@ impl Service {
         let since = valid_from.map_or(self.forgotten(now), |since| since.max(self.forgotten(now)));
         // Floor, so that a login made in the same second after a revocation gets in.
         if floor_to_second(login) < floor_to_second(since) {
-            return Err(Error::ReauthenticationRequired { max_age: (now - since).to_std().unwrap_or_default() });
+            let max_age = (now - since).to_std().unwrap_or_default();
+            return Err(Error::ReauthenticationRequired { max_age, sign_ins_valid_from: floor_to_second(since) });
         }
         Ok(())
     }

@@ -114,7 +114,7 @@ async fn nobody_gets_more_than_the_policy_grants() {
 
     let nobody = app.issuer.login_with("nobody", json!({"role": "none"}));
     app.token(&nobody, None).await.assert_problem(403, "forbidden");
-    assert_eq!(app.acs.stats().await["identities"], 1, "no identity for who may not have a token");
+    assert_eq!(app.acs.stats().await["identities"], 1, "no identity without a grant");
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn bad_requests_are_named() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_no_small_json_are_refused() {
+async fn bodies_that_are_not_small_json_are_refused() {
     let app = TestApp::start(&Database::sqlite()).await;
     let post = |content_type: &'static str, body: String| {
         let request = app.http.post(format!("{}/token", app.url)).bearer_auth(app.issuer.login("alice"));
