@@ -204,15 +204,14 @@ async fn a_write_whose_caller_is_gone_is_finished_before_the_service_stops() {
 #[tokio::test]
 async fn too_large_and_unreadable_bodies_are_told_apart() {
     let app = TestApp::start(&Database::sqlite()).await;
-    for headers in [&[][..], &[("idempotency-key", "k")]] {
+    for (headers, line) in [(&[][..], ""), (&[("idempotency-key", "k")], "idempotency-key: k\r\n")] {
         let large = json!({"reason": "x".repeat(2 * 1024 * 1024)});
         let answer = app.ops_as("revoker", Method::POST, "/users/test:a/revoke", Some(large), headers).await;
         answer.assert_problem(413, "payload_too_large");
 
-        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let request = format!(
             "POST /users/test:a/revoke HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-             content-type: application/json\r\ntransfer-encoding: chunked\r\n{lines}\r\nnot a chunk size\r\n",
+             content-type: application/json\r\ntransfer-encoding: chunked\r\n{line}\r\nnot a chunk size\r\n",
             key("revoker"),
         );
         let mut connection = tokio::net::TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
