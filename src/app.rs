@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use axum::Router;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     auth::Authenticator,
     config::Settings,
     domain::clock::Clock,
-    http::{self, Api, Lifecycle, Limits, Ops, Patience, Routers},
+    http::{self, AppState, Lifecycle, Limits, Ops, Routers, ServerSettings},
     jobs::{self, Jobs, worker},
     metrics::Metrics,
     shutdown::{self, Stop},
@@ -24,7 +24,7 @@ use crate::{
 
 /// Descriptors for everything but connections of clients.
 const OTHER_DESCRIPTORS: usize = 256;
-/// How often callers who have rested are forgotten.
+/// How often callers whose rate limits are unused are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_mins(1);
 /// How long stopping waits for the database's connections.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -97,9 +97,9 @@ pub struct App {
     listeners: Listeners,
     routers: Routers,
     admin: Router,
-    lifecycle: Lifecycle,
+    lifecycle: watch::Sender<Lifecycle>,
     limits: Arc<Limits>,
-    patience: Patience,
+    connections: ServerSettings,
     worker: worker::Settings,
     authenticator: Arc<Authenticator>,
     jobs: Arc<Jobs>,
@@ -152,27 +152,27 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
         issuers,
     });
     let authenticator = Arc::new(Authenticator::new(&settings.auth, settings.issuers, &http, &clock));
-    let api = Api {
+    let state = AppState {
         tokens,
         users,
         jobs: Arc::clone(&jobs),
         store: store.clone(),
-        clock: clock.clone(),
+        clock,
         authenticator: Arc::clone(&authenticator),
         operators: Arc::new(settings.operators),
         metrics,
         limits: Arc::new(Limits::new(&settings.limits, !settings.server.trusted_proxies.0.is_empty())),
     };
     let ops = Ops { own_listener: listeners.ops.is_some(), max_in_flight: settings.ops_max_in_flight };
-    let limits = Arc::clone(&api.limits);
-    let lifecycle = Lifecycle::default();
+    let limits = Arc::clone(&state.limits);
+    let lifecycle = watch::Sender::new(Lifecycle::Starting);
     Ok(App {
-        routers: http::routers(&api, &settings.server, ops, extra),
-        admin: http::admin_router(api, lifecycle.clone()),
+        routers: http::routers(&state, &settings.server, ops, extra),
+        admin: http::admin_router(state, lifecycle.subscribe()),
         listeners,
         lifecycle,
         limits,
-        patience: settings.server.patience(),
+        connections: settings.server.connections(),
         worker: settings.worker,
         authenticator,
         jobs,
@@ -255,15 +255,15 @@ impl App {
             let (authenticator, stop) = (Arc::clone(&self.authenticator), background.clone());
             tasks.spawn(async move { authenticator.keep_keys_fresh(stop).await });
             tasks.spawn(worker::run(Arc::clone(&self.jobs), self.worker, background.clone()));
-            tasks.spawn(forget_rested(self.limits, background.clone()));
+            tasks.spawn(forget_idle_callers(self.limits, background.clone()));
         }
-        let patience = self.patience;
-        requests.spawn(http::serve(self.listeners.public, self.routers.public, patience, close_requests.clone()));
+        let connections = self.connections;
+        requests.spawn(http::serve(self.listeners.public, self.routers.public, connections, close_requests.clone()));
         if let (Some(listener), Some(router)) = (self.listeners.ops, self.routers.ops) {
-            requests.spawn(http::serve(listener, router, patience, close_requests.clone()));
+            requests.spawn(http::serve(listener, router, connections, close_requests.clone()));
         }
-        let mut admin = tokio::spawn(http::serve(self.listeners.admin, self.admin, patience, close_admin.clone()));
-        self.lifecycle.ready();
+        let mut admin = tokio::spawn(http::serve(self.listeners.admin, self.admin, connections, close_admin.clone()));
+        self.lifecycle.send_replace(Lifecycle::Ready);
         tracing::info!("ready");
         tokio::select! {
             () = stop.politely.cancelled() => {}
@@ -273,7 +273,7 @@ impl App {
             Some(ended) = tasks.join_next() => bail!("a background task ended: {ended:?}"),
         }
         tracing::info!("stopping");
-        self.lifecycle.stopping();
+        self.lifecycle.send_replace(Lifecycle::Stopping);
         let finish = async {
             tokio::time::sleep(self.shutdown.delay).await;
             close_requests.cancel();
@@ -298,12 +298,12 @@ impl App {
     }
 }
 
-/// Forgets callers who have rested, so that limits take no more memory than who calls now.
-async fn forget_rested(limits: Arc<Limits>, stop: CancellationToken) {
+/// Forgets callers whose rate limits are unused, so that memory follows the callers of the moment.
+async fn forget_idle_callers(limits: Arc<Limits>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(FORGET_INTERVAL) => limits.forget_rested(),
+            () = tokio::time::sleep(FORGET_INTERVAL) => limits.forget_idle(),
         }
     }
 }

@@ -211,6 +211,7 @@ mod tests {
             status: 404,
             code: "not_found".to_owned(),
             detail: Some("no user `\u{1b}[2J`\n".to_owned()),
+            sign_ins_valid_from: None,
             request_id: "r1".to_owned(),
         };
         assert_eq!(describe(&problem), "Not found (not_found): no user `\\u{1b}[2J`\\n, request r1");

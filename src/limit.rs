@@ -1,9 +1,6 @@
-//! Limits for callers: so many requests in a time, in a burst or spread, counted for each key by itself.
+//! Rate limits for callers, counted by key in the memory of this replica.
 //!
-//! They are kept in memory, so each replica counts for itself.
-//! A bucket that is full again is as good as none, so it is forgotten by and by, and memory follows who calls now.
-
-mod turns;
+//! Keys whose bucket is full again are forgotten, so that memory follows the callers of the moment.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -19,29 +16,27 @@ use governor::{
 };
 use serde::Deserialize;
 
-pub use turns::Turns;
-
-/// So many requests in a time.
+/// A number of requests in a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
-    /// How many may come at once.
+    /// The number of requests, all of which may come at once.
     pub requests: NonZeroU32,
-    /// In what time as many more may come.
+    /// The period in which as many more are allowed.
     #[serde(with = "humantime_serde")]
     pub per: Duration,
 }
 
-/// The limits of a replica.
+/// The limits of a replica (`[limits]`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// For each app user.
     pub user: Rate,
-    /// For each app user's signing out everywhere.
+    /// For each app user's `POST /me/revoke`.
     pub self_revoke: Rate,
-    /// For bad logins from each client address; counted only behind trusted proxies, because otherwise all clients might
-    /// seem to come from one.
+    /// For invalid sign-in tokens of each client address. Counted only where `server.trusted_proxies` is set, because
+    /// otherwise all clients might seem to have the address of a proxy.
     pub failed_sign_ins: Rate,
 }
 
@@ -55,35 +50,34 @@ impl Default for Settings {
     }
 }
 
-/// How a key stands after a request.
+/// The state of a key's bucket after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimitStatus {
     /// The name of the limit.
     pub limit: &'static str,
-    /// The limit.
     pub rate: Rate,
-    /// How many more requests may come now.
+    /// How many more requests are allowed now.
     pub remaining: u32,
-    /// When one more may come than may now.
+    /// The time until one more is allowed than now.
     pub next_in: Duration,
-    /// Whether this request was one too many.
+    /// Whether this request was over the limit.
     pub is_exceeded: bool,
 }
 
-/// A limit of its own for each key.
+/// A rate limit with a bucket for each key.
 pub struct Limit {
     name: &'static str,
     rate: Rate,
-    /// Keys are hashed under a secret of the process: two that collide share a bucket, which nobody can bring about.
+    /// Keys are hashed with a secret of the process. Two that collide share a bucket, but no caller can choose that.
     hasher: RandomState,
     limiter: RateLimiter<u64, HashMapStateStore<u64>, DefaultClock, StateInformationMiddleware>,
     clock: DefaultClock,
 }
 
 impl Rate {
-    /// Tells whether the rate can be reckoned with: a time of at least a nanosecond for each request.
+    /// Whether the period has at least a nanosecond for each request.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub fn is_valid(&self) -> bool {
         !(self.per / self.requests.get()).is_zero()
     }
 
@@ -93,7 +87,7 @@ impl Rate {
 }
 
 impl Limit {
-    /// Makes a limit; `name` is what callers and metrics know it by.
+    /// `name` is the limit's name in `RateLimit` headers and metrics.
     #[must_use]
     pub fn new(name: &'static str, rate: Rate) -> Self {
         let quota = Quota::with_period(rate.interval()).unwrap_or(Quota::per_second(rate.requests));
@@ -101,9 +95,8 @@ impl Limit {
         Self { name, rate, hasher: RandomState::new(), limiter, clock: DefaultClock::default() }
     }
 
-    /// Counts a request of a key.
     pub fn count(&self, key: impl Hash) -> RateLimitStatus {
-        let standing = |remaining, next_in, is_exceeded| RateLimitStatus {
+        let status = |remaining, next_in, is_exceeded| RateLimitStatus {
             limit: self.name,
             rate: self.rate,
             remaining,
@@ -111,13 +104,13 @@ impl Limit {
             is_exceeded,
         };
         match self.limiter.check_key(&self.hasher.hash_one(key)) {
-            Ok(state) => standing(state.remaining_burst_capacity(), self.rate.interval(), false),
-            Err(refusal) => standing(0, refusal.wait_time_from(self.clock.now()), true),
+            Ok(state) => status(state.remaining_burst_capacity(), self.rate.interval(), false),
+            Err(refusal) => status(0, refusal.wait_time_from(self.clock.now()), true),
         }
     }
 
     /// Forgets the keys whose buckets are full again.
-    pub fn forget_rested(&self) {
+    pub fn forget_idle(&self) {
         self.limiter.retain_recent();
         self.limiter.shrink_to_fit();
     }
@@ -132,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_has_its_own_burst_and_is_told_how_it_stands() {
+    fn each_key_has_a_bucket_of_its_own() {
         let limit = limit(3, Duration::from_hours(3));
         let remaining: Vec<_> = (0..3).map(|_| limit.count("alice").remaining).collect();
         assert_eq!(remaining, [2, 1, 0]);
@@ -142,13 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn rested_keys_are_forgotten() {
+    fn keys_with_full_buckets_are_forgotten() {
         let limit = limit(1, Duration::from_millis(1));
         for key in 0..100 {
             limit.count(key);
         }
         std::thread::sleep(Duration::from_millis(5));
-        limit.forget_rested();
+        limit.forget_idle();
         assert_eq!(limit.limiter.len(), 0);
     }
 }

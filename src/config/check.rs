@@ -50,7 +50,7 @@ impl Raw {
             ("self_revoke", self.limits.self_revoke),
             ("failed_sign_ins", self.limits.failed_sign_ins),
         ] {
-            if !rate.is_sound() {
+            if !rate.is_valid() {
                 found.add(format!("limits.{name}.per"), "is too short for this number of requests");
             }
         }
@@ -102,7 +102,7 @@ impl Raw {
         for (key, is_zero) in [
             ("server.max_connections", self.server.max_connections == 0),
             ("server.max_in_flight", self.server.max_in_flight == 0),
-            ("server.header_timeout", self.server.header_timeout.is_zero()),
+            ("server.write_timeout", self.server.write_timeout.is_zero()),
             ("server.body_timeout", self.server.body_timeout.is_zero()),
             ("server.idle_timeout", self.server.idle_timeout.is_zero()),
             ("ops.max_in_flight", self.ops.max_in_flight == 0),

@@ -65,7 +65,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<()> {
         None => MockIdentityProvider::with_key(&generate()?, issuer.clone(), Clock::default())?,
     };
     println!("mock identity provider on http://{address}, iss {issuer}, aud {AUDIENCE}");
-    http::serve(listener, provider.router(), http::Patience::default(), stop.politely).await;
+    http::serve(listener, provider.router(), http::ServerSettings::default(), stop.politely).await;
     Ok(())
 }
 

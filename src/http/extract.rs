@@ -1,113 +1,45 @@
-//! What handlers take out of requests, with problems for whatever is wrong in them.
+//! Extractors for paths, queries and bodies, with a problem for whatever is wrong in them.
 
 use axum::{
     RequestPartsExt,
-    body::Bytes,
-    extract::{FromRequest, FromRequestParts, OriginalUri, Request},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    body::{Body, Bytes, to_bytes},
+    extract::{FromRequest, FromRequestParts, Path, Request},
+    http::{HeaderMap, header, request::Parts},
 };
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{
-    Api,
-    middleware::access_log::{ClientAddress, RequestId},
-    problem::{Code, Problem},
-};
-use crate::{
-    auth::{self, Role},
-    domain::{
-        audit::{Actor, RequestContext},
-        user::UserRef,
-    },
-};
+use super::problem::{Code, Problem};
+use crate::domain::user::UserRef;
 
-/// The login of an app user, which the gate before the handler has verified.
-pub(super) struct Login(pub(super) auth::SignIn);
+/// The maximum size of an operator's request body: ten thousand user references of a usual length.
+pub(super) const MAX_OPERATOR_BODY_BYTES: usize = 1024 * 1024;
 
-impl FromRequestParts<Api> for Login {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
-        parts.extensions.remove().map(Self).ok_or_else(|| auth::Error::Missing.into())
-    }
-}
-
-/// The holder of an operator's key.
-pub(super) struct Operator(pub(super) auth::Operator);
-
-impl FromRequestParts<Api> for Operator {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        let key = bearer(&parts.headers).ok_or(auth::Error::Missing)?;
-        Ok(Self(api.operators.authenticate(key)?.clone()))
-    }
-}
-
-impl Operator {
-    /// Refuses a holder who has none of these roles.
-    pub(super) fn must_be_one_of(&self, roles: &[Role]) -> Result<(), Problem> {
-        if self.0.has_one_of(roles) {
-            return Ok(());
-        }
-        let names: Vec<_> = roles.iter().map(|role| format!("`{}`", role.as_str())).collect();
-        Err(Problem::new(Code::Forbidden)
-            .detail(format!("the key needs the role {} or `operator`", names.join(" or "))))
-    }
-
-    pub(super) fn actor(&self) -> Actor {
-        Actor::OperatorKey(self.0.name.clone())
-    }
-}
-
-/// Reads `Authorization: Bearer …` (RFC 6750 section 2.1); the scheme's name has no case (RFC 9110 section 11.1).
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next()?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    let only_one = values.next().is_none();
-    (only_one && scheme.eq_ignore_ascii_case("bearer")).then(|| token.trim())
-}
-
-/// Where a request came from.
-pub(super) struct Context(pub(super) RequestContext);
-
-impl<S: Sync> FromRequestParts<S> for Context {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.to_string());
-        let client = parts.extensions.get::<ClientAddress>().and_then(|client| client.0);
-        Ok(Self(RequestContext { request_id, client }))
-    }
-}
-
-/// The user that a path names.
+/// The user named by a path.
 pub(super) struct UserPath(pub(super) UserRef);
 
 impl<S: Send + Sync> FromRequestParts<S> for UserPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let invalid = |detail: String| Problem::new(Code::InvalidRequest).detail(detail);
-        let axum::extract::Path(text) = parts
-            .extract::<axum::extract::Path<String>>()
+        let Path(text) = parts
+            .extract::<Path<String>>()
             .await
-            .map_err(|_| invalid("the user in the path is not percent-encoded UTF-8".to_owned()))?;
-        UserRef::parse(&text).map(Self).map_err(|error| invalid(format!("the user in the path: {error}")))
+            .map_err(|_| Problem::invalid("the user in the path is not percent-encoded UTF-8"))?;
+        UserRef::parse(&text).map(Self).map_err(|error| Problem::invalid(format!("the user in the path: {error}")))
     }
 }
 
-/// The id that a path names; what is no id names nothing.
+/// The id named by a path; anything that is not a UUID is not found.
 pub(super) struct IdPath(pub(super) Uuid);
 
 impl<S: Send + Sync> FromRequestParts<S> for IdPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let id = parts.extract::<axum::extract::Path<Uuid>>().await;
-        id.map(|axum::extract::Path(id)| Self(id)).map_err(|_| Problem::new(Code::NotFound))
+        let id = parts.extract::<Path<Uuid>>().await;
+        id.map(|Path(id)| Self(id)).map_err(|_| Problem::new(Code::NotFound))
     }
 }
 
@@ -122,18 +54,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
             Err(rejection) => {
                 let text = rejection.body_text();
-                let detail = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned();
-                Err(Problem::new(Code::InvalidRequest).detail(format!("the query: {detail}")))
+                let detail = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+                Err(Problem::invalid(format!("the query: {detail}")))
             }
         }
-    }
-}
-
-/// The path of a request as it was sent.
-pub(super) async fn original_path(parts: &mut Parts) -> String {
-    match parts.extract::<OriginalUri>().await {
-        Ok(OriginalUri(uri)) => uri.path().to_owned(),
-        Err(never) => match never {},
     }
 }
 
@@ -143,73 +67,83 @@ pub(super) struct Json<T>(pub(super) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match read_body(request, state).await? {
-            Some(body) => parse(&body).map(Self),
-            None => Err(Problem::new(Code::InvalidRequest).detail("a body is needed")),
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        match read_json(request).await? {
+            Some(value) => Ok(Self(value)),
+            None => Err(Problem::invalid("the body: is required")),
         }
     }
 }
 
-/// A JSON body that may be left out altogether.
+/// A JSON body that may be left out.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJson<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match read_body(request, state).await? {
-            Some(body) => parse(&body).map(Self),
-            None => Ok(Self(T::default())),
-        }
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        read_json(request).await.map(|value| Self(value.unwrap_or_default()))
     }
 }
 
-/// Reads a body that, if there is one, must be declared as JSON.
-async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Option<Bytes>, Problem> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
-    let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::PayloadTooLarge),
-        _ => Problem::new(Code::InvalidRequest).detail("the body could not be read"),
-    })?;
+/// Reads a JSON body; `None` for an empty one.
+async fn read_json<T: DeserializeOwned>(request: Request) -> Result<Option<T>, Problem> {
+    let (parts, body) = request.into_parts();
+    // Bodies of app users are bounded more tightly before they get here.
+    let body = read_body(body, MAX_OPERATOR_BODY_BYTES).await?;
     if body.is_empty() {
         return Ok(None);
     }
-    if !content_type.is_some_and(|value| value.to_str().is_ok_and(is_json)) {
-        return Err(Problem::new(Code::UnsupportedMediaType));
+    if !has_media_type(&parts.headers, "application/json") {
+        return Err(Problem::new(Code::UnsupportedMediaType).detail("the body must be `application/json`"));
     }
-    Ok(Some(body))
+    parse(&body).map(Some).map_err(Problem::invalid)
 }
 
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+/// Reads a whole body of bounded size.
+pub(super) async fn read_body(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
+    to_bytes(body, max_bytes).await.map_err(|error| {
+        if error.into_inner().is::<LengthLimitError>() {
+            Problem::new(Code::PayloadTooLarge).detail(format!("the body must have at most {max_bytes} bytes"))
+        } else {
+            Problem::invalid("the body could not be read")
+        }
+    })
 }
 
-/// Reads JSON, naming the member that is wrong.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let invalid = |detail: String| Problem::new(Code::InvalidRequest).detail(detail);
+/// Compares the media type of a body without its parameters.
+pub(super) fn has_media_type(headers: &HeaderMap, expected: &str) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    value.is_some_and(|value| value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(expected))
+}
+
+/// Reads a JSON object, naming the member that is wrong.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    // Derived implementations of `Deserialize` also take an array for a struct.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("the body: must be a JSON object".to_owned());
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { "the body".to_owned() } else { format!("`{path}`") };
-        invalid(format!("{place}: {}", error.inner()))
+        format!("{place}: {}", error.inner())
     })?;
-    json.end().map_err(|error| invalid(format!("the body: {error}")))?;
+    json.end().map_err(|error| format!("the body: {error}"))?;
     Ok(value)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_json_is_json() {
-        for good in ["application/json", "Application/JSON; charset=utf-8"] {
-            assert!(is_json(good), "{good}");
-        }
-        for bad in ["text/plain", "application/jsonx", "application/problem+json", ""] {
-            assert!(!is_json(bad), "{bad}");
-        }
+/// Reads the users of a request, naming the first that is not valid.
+pub(super) fn parse_users<T, E: std::fmt::Display>(
+    users: &[String],
+    max: usize,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, Problem> {
+    if users.is_empty() || users.len() > max {
+        return Err(Problem::invalid(format!("`users`: must name 1 to {max} users")));
     }
+    let parse = |(index, text): (usize, &String)| {
+        parse(text).map_err(|error| Problem::invalid(format!("`users[{index}]`: {error}")))
+    };
+    users.iter().enumerate().map(parse).collect()
 }

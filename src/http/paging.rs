@@ -1,47 +1,55 @@
-//! Pages: how many, and where the next one begins.
+//! Pages of lists: their size, and the cursor of the next one.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 
-/// How many items a page has where the query does not say.
 const DEFAULT_LIMIT: i64 = 100;
 const MAX_LIMIT: i64 = 1000;
-/// How much of the hash of a query a cursor carries: enough to notice another query by mistake.
-const MARK_BYTES: usize = 6;
+/// The part of a query's hash in its cursors: enough to notice a cursor of another query.
+const HASH_BYTES: usize = 6;
 
-/// Reads how many items a page may have.
+/// Reads the page size of a query.
 pub(super) fn limit(limit: Option<i64>) -> Result<i64, Problem> {
     match limit.unwrap_or(DEFAULT_LIMIT) {
         limit if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
-        _ => Err(Problem::new(Code::InvalidRequest).detail(format!("`limit`: must be 1 to {MAX_LIMIT}"))),
+        _ => Err(Problem::invalid(format!("`limit`: must be 1 to {MAX_LIMIT}"))),
     }
 }
 
-/// Writes where a page ended, good for the same query only.
-pub(super) fn cursor(query: &str, last: &str) -> String {
-    let mut bytes = mark(query).to_vec();
+/// Returns the cursor after a page, unless the page is the last.
+pub(super) fn next<T>(items: &[T], limit: i64, query: &str, id: impl FnOnce(&T) -> String) -> Option<String> {
+    let is_full = i64::try_from(items.len()).is_ok_and(|count| count == limit);
+    items.last().filter(|_| is_full).map(|last| cursor(query, &id(last)))
+}
+
+/// A cursor is only valid for the same query.
+fn cursor(query: &str, last: &str) -> String {
+    let mut bytes = hash_prefix(query).to_vec();
     bytes.extend_from_slice(last.as_bytes());
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Reads where the page before ended.
+/// Reads the position of a cursor.
 pub(super) fn after<T>(
     cursor: Option<&str>,
     query: &str,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Result<Option<T>, Problem> {
     let Some(cursor) = cursor else { return Ok(None) };
-    let invalid = |detail| Problem::new(Code::InvalidRequest).detail(detail);
-    let no_cursor = "`cursor`: is not one that this service gave";
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).map_err(|_| invalid(no_cursor))?;
-    let (found, last) = bytes.split_at_checked(MARK_BYTES).ok_or_else(|| invalid(no_cursor))?;
-    let last = std::str::from_utf8(last).ok().and_then(parse).ok_or_else(|| invalid(no_cursor))?;
-    if found == mark(query) { Ok(Some(last)) } else { Err(invalid("`cursor`: belongs to another query")) }
+    let unknown = || Problem::invalid("`cursor`: is not a cursor of this service");
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).map_err(|_| unknown())?;
+    let (found, last) = bytes.split_at_checked(HASH_BYTES).ok_or_else(unknown)?;
+    let last = std::str::from_utf8(last).ok().and_then(parse).ok_or_else(unknown)?;
+    if found == hash_prefix(query) {
+        Ok(Some(last))
+    } else {
+        Err(Problem::invalid("`cursor`: belongs to another query"))
+    }
 }
 
-fn mark(query: &str) -> [u8; MARK_BYTES] {
+fn hash_prefix(query: &str) -> [u8; HASH_BYTES] {
     let hash = Sha256::digest(query);
     std::array::from_fn(|index| hash[index])
 }
@@ -51,14 +59,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_are_good_for_their_query_only() {
+    fn cursors_are_valid_for_their_query_only() {
         let given = cursor("users dev", "u_1");
-        let read = |cursor, query| after(cursor, query, |text| Some(text.to_owned())).map_err(|problem| problem.detail);
+        let read = |cursor, query| {
+            after(cursor, query, |text| Some(text.to_owned())).map_err(|problem| problem.document("").detail)
+        };
         assert_eq!(read(Some(&given), "users dev").unwrap().unwrap(), "u_1");
         assert_eq!(read(None, "users dev").unwrap(), None);
         assert!(read(Some(&given), "users main").unwrap_err().unwrap().contains("another query"));
         for bad in ["", "!", "AAAA"] {
-            assert!(read(Some(bad), "users dev").unwrap_err().unwrap().contains("not one"), "{bad}");
+            assert!(read(Some(bad), "users dev").unwrap_err().unwrap().contains("not a cursor"), "{bad}");
         }
     }
 

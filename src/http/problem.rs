@@ -1,99 +1,71 @@
-//! Problems: every error that leaves the house, as RFC 9457 documents with a stable `code`.
+//! Problems: every error of the API as an RFC 9457 document with a stable `code`.
 //!
-//! The one place that decides what a caller sees. A problem is rendered and logged once, by `middleware::render_problems`,
-//! which knows the request's id; the cause goes to the log only.
+//! The one place that decides what a caller sees of an error. The access log writes the body, because it knows the
+//! request's id, and logs the cause, which callers never see.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use axum::{
-    http::{HeaderValue, StatusCode},
-    response::{IntoResponse, Response},
-};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use chrono::{DateTime, Utc};
 
-use crate::{acs::retry as upstream, auth, error::Error, limit::RateLimitStatus, store};
+use crate::{acs::retry as upstream, api::ProblemDocument, auth, error::Error, store};
 
-/// What a caller is told to wait when nothing better is known.
+/// The `Retry-After` of a 503 when nothing better is known.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// The stable names of problems.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Code {
-    InvalidRequest,
-    MissingCredentials,
-    InvalidToken,
-    ReauthenticationRequired,
-    ScopeNotAllowed,
-    UserBlocked,
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    MappingConflict,
-    UserDeleting,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    IdempotencyMismatch,
-    RateLimited,
-    InternalError,
-    UpstreamRejected,
-    UpstreamThrottled,
-    UpstreamUnavailable,
-    StoreUnavailable,
-    KeysUnavailable,
-    Overloaded,
-    OperationInProgress,
-}
+/// Declares the problem codes: variant, HTTP status, stable name, title.
+macro_rules! codes {
+    ($($variant:ident $status:ident $name:literal $title:literal,)*) => {
+        /// The stable names of problems.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Code { $($variant,)* }
 
-impl Code {
-    /// Returns status, code and title.
-    pub(super) fn describe(self) -> (StatusCode, &'static str, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::InvalidRequest => (S::BAD_REQUEST, "invalid_request", "The request is not valid"),
-            Self::MissingCredentials => (S::UNAUTHORIZED, "missing_credentials", "A login is needed"),
-            Self::InvalidToken => (S::UNAUTHORIZED, "invalid_token", "The login is not valid"),
-            Self::ReauthenticationRequired => {
-                (S::UNAUTHORIZED, "reauthentication_required", "The login is too old: sign in again")
-            }
-            Self::ScopeNotAllowed => (S::FORBIDDEN, "scope_not_allowed", "The scope is not allowed"),
-            Self::UserBlocked => (S::FORBIDDEN, "user_blocked", "The user is blocked"),
-            Self::Forbidden => (S::FORBIDDEN, "forbidden", "This is not allowed"),
-            Self::NotFound => (S::NOT_FOUND, "not_found", "There is no such thing"),
-            Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here"),
-            Self::MappingConflict => (S::CONFLICT, "mapping_conflict", "The mapping is another"),
-            Self::UserDeleting => (S::CONFLICT, "user_deleting", "The user is being deleted"),
-            Self::PayloadTooLarge => (S::PAYLOAD_TOO_LARGE, "payload_too_large", "The body is too large"),
-            Self::UnsupportedMediaType => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body must be `application/json`")
-            }
-            Self::IdempotencyMismatch => {
-                (S::UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The idempotency key was used for another request")
-            }
-            Self::RateLimited => (S::TOO_MANY_REQUESTS, "rate_limited", "Too many requests"),
-            Self::InternalError => (S::INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong on our side"),
-            Self::UpstreamRejected => (S::BAD_GATEWAY, "upstream_rejected", "ACS refused the service"),
-            Self::UpstreamThrottled => (S::SERVICE_UNAVAILABLE, "upstream_throttled", "ACS is throttling the service"),
-            Self::UpstreamUnavailable => (S::SERVICE_UNAVAILABLE, "upstream_unavailable", "ACS is not available"),
-            Self::StoreUnavailable => (S::SERVICE_UNAVAILABLE, "store_unavailable", "The database is not available"),
-            Self::KeysUnavailable => {
-                (S::SERVICE_UNAVAILABLE, "keys_unavailable", "The keys to check the login are not available")
-            }
-            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The service is too busy"),
-            Self::OperationInProgress => {
-                (S::SERVICE_UNAVAILABLE, "operation_in_progress", "Another operation on the user is not finished")
+        impl Code {
+            pub(super) const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Returns status, code and title.
+            pub(super) fn describe(self) -> (StatusCode, &'static str, &'static str) {
+                match self { $(Self::$variant => (StatusCode::$status, $name, $title),)* }
             }
         }
-    }
+    };
 }
 
-/// A problem on its way to the caller.
+codes! {
+    InvalidRequest BAD_REQUEST "invalid_request" "Invalid request",
+    MissingCredentials UNAUTHORIZED "missing_credentials" "Authentication required",
+    InvalidToken UNAUTHORIZED "invalid_token" "Invalid credentials",
+    ReauthenticationRequired UNAUTHORIZED "reauthentication_required" "Sign in again",
+    ScopeNotAllowed FORBIDDEN "scope_not_allowed" "Scope not allowed",
+    UserBlocked FORBIDDEN "user_blocked" "User blocked",
+    Forbidden FORBIDDEN "forbidden" "Forbidden",
+    NotFound NOT_FOUND "not_found" "Not found",
+    MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed" "Method not allowed",
+    MappingConflict CONFLICT "mapping_conflict" "Conflicting mapping",
+    UserDeleting CONFLICT "user_deleting" "User is being deleted",
+    PayloadTooLarge PAYLOAD_TOO_LARGE "payload_too_large" "Body too large",
+    UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "Unsupported media type",
+    IdempotencyMismatch UNPROCESSABLE_ENTITY "idempotency_mismatch" "Idempotency key used for a different request",
+    RateLimited TOO_MANY_REQUESTS "rate_limited" "Too many requests",
+    InternalError INTERNAL_SERVER_ERROR "internal_error" "Internal error",
+    UpstreamRejected BAD_GATEWAY "upstream_rejected" "ACS rejected the request",
+    UpstreamThrottled SERVICE_UNAVAILABLE "upstream_throttled" "ACS quota used up",
+    UpstreamUnavailable SERVICE_UNAVAILABLE "upstream_unavailable" "ACS unavailable",
+    StoreUnavailable SERVICE_UNAVAILABLE "store_unavailable" "Database unavailable",
+    KeysUnavailable SERVICE_UNAVAILABLE "keys_unavailable" "Identity provider's keys unavailable",
+    Overloaded SERVICE_UNAVAILABLE "overloaded" "Service overloaded",
+    OperationInProgress SERVICE_UNAVAILABLE "operation_in_progress" "Operation in progress",
+}
+
+/// An error that a caller will see.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
-    pub(super) code: Code,
-    pub(super) detail: Option<Cow<'static, str>>,
-    pub(super) retry_after: Option<Duration>,
-    pub(super) challenge: Option<String>,
-    pub(super) standing: Option<Box<RateLimitStatus>>,
-    pub(super) cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    code: Code,
+    detail: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
+    challenge: Option<String>,
+    sign_ins_valid_from: Option<DateTime<Utc>>,
+    cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Problem {
@@ -106,20 +78,15 @@ impl Problem {
             _ => None,
         };
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(DEFAULT_RETRY_AFTER);
-        Self { code, detail: None, retry_after, challenge, standing: None, cause: None }
+        Self { code, detail: None, retry_after, challenge, sign_ins_valid_from: None, cause: None }
     }
 
-    pub(super) fn response(code: Code) -> Response {
-        Self::new(code).into_response()
+    pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidRequest).detail(detail)
     }
 
     pub(super) fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
-        self
-    }
-
-    pub(super) fn standing(mut self, standing: RateLimitStatus) -> Self {
-        self.standing = Some(Box::new(standing));
         self
     }
 
@@ -133,7 +100,15 @@ impl Problem {
         self
     }
 
-    /// Logs the problem with its cause, in the span of its request; the latency is told where it ended the request.
+    pub(super) fn status(&self) -> StatusCode {
+        self.code.describe().0
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.code.describe().1
+    }
+
+    /// Logs the problem with its cause, in the span of its request; the latency where the problem ended the request.
     pub(super) fn log(&self, latency_us: Option<u64>) {
         let (status, code, _) = self.code.describe();
         let cause = self.cause.as_deref().map(chain);
@@ -147,13 +122,25 @@ impl Problem {
         }
     }
 
-    /// The headers that belong to the problem.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (axum::http::HeaderName, HeaderValue)> {
-        use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+    pub(super) fn document(&self, request_id: &str) -> ProblemDocument {
+        let (status, code, title) = self.code.describe();
+        ProblemDocument {
+            kind: format!("urn:acs-token-vendor:problem:{code}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            code: code.to_owned(),
+            detail: self.detail.as_ref().map(ToString::to_string),
+            sign_ins_valid_from: self.sign_ins_valid_from,
+            request_id: request_id.to_owned(),
+        }
+    }
+
+    /// `Retry-After` and `WWW-Authenticate`, where the problem has them.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         // Rounded up: a caller that comes a moment too early is refused again.
         let seconds = self.retry_after.map(|wait| wait.as_millis().div_ceil(1000).max(1).to_string());
         let header = |name, text: Option<&str>| Some((name, HeaderValue::from_str(text?).ok()?));
-        [header(RETRY_AFTER, seconds.as_deref()), header(WWW_AUTHENTICATE, self.challenge.as_deref())]
+        [header(header::RETRY_AFTER, seconds.as_deref()), header(header::WWW_AUTHENTICATE, self.challenge.as_deref())]
             .into_iter()
             .flatten()
     }
@@ -169,16 +156,6 @@ fn chain(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
         next = source.source();
     }
     text
-}
-
-impl IntoResponse for Problem {
-    /// Gives the status only; the body follows where the request's id is known.
-    fn into_response(self) -> Response {
-        let (status, ..) = self.code.describe();
-        let mut response = status.into_response();
-        response.extensions_mut().insert(self);
-        response
-    }
 }
 
 impl From<auth::Error> for Problem {
@@ -199,16 +176,17 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::NoGrant => {
-                Self::new(Code::Forbidden).detail("no grant of the policy matches this login").cause(error)
+                Self::new(Code::Forbidden).detail("no grant of the policy matches this caller").cause(error)
             }
             Error::ScopeNotAllowed(scope) => Self::new(Code::ScopeNotAllowed)
-                .detail(format!("this login may not have the scope `{}`", scope.as_str()))
+                .detail(format!("the scope `{}` is not granted to this caller", scope.as_str()))
                 .cause(error),
             Error::UserBlocked => Self::new(Code::UserBlocked).cause(error),
-            Error::ReauthenticationRequired { max_age, .. } => {
+            Error::ReauthenticationRequired { max_age, sign_ins_valid_from } => {
                 let mut problem = Self::new(Code::ReauthenticationRequired).cause(error);
+                problem.sign_ins_valid_from = Some(sign_ins_valid_from);
+                // RFC 9470 section 3: clients then sign the user in again instead of presenting a cached token.
                 let max_age = max_age.as_secs();
-                // RFC 9470 section 3: makes clients sign the user in again instead of presenting a cached token.
                 problem.challenge =
                     Some(format!("Bearer error=\"insufficient_user_authentication\", max_age=\"{max_age}\""));
                 problem
@@ -217,14 +195,20 @@ impl From<Error> for Problem {
             Error::NotFound => Self::new(Code::NotFound),
             Error::Conflict(detail) => Self::new(Code::MappingConflict).detail(detail).cause(error),
             Error::NotAllowed => {
-                Self::new(Code::Forbidden).detail("the settings of the service do not allow it").cause(error)
+                Self::new(Code::Forbidden).detail("the settings of the service do not allow this").cause(error)
             }
-            Error::Invalid(detail) => Self::new(Code::InvalidRequest).detail(detail),
+            Error::Invalid(detail) => Self::invalid(detail),
             Error::InProgress => Self::new(Code::OperationInProgress).cause(error),
             Error::Upstream(error) => error.into(),
             Error::Store(error) => Self::new(of_store(&error)).cause(error),
             Error::Interrupted => Self::new(Code::InternalError).cause(error),
         }
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        Self::new(of_store(&error)).cause(error)
     }
 }
 
@@ -251,11 +235,5 @@ fn of_store(error: &store::Error) -> Code {
         | store::Error::Corrupt { .. }
         | store::Error::Migration(_)
         | store::Error::TooOld { .. } => Code::InternalError,
-    }
-}
-
-impl From<store::Error> for Problem {
-    fn from(error: store::Error) -> Self {
-        Self::new(of_store(&error)).cause(error)
     }
 }

@@ -1,75 +1,90 @@
-//! The listener: connections are taken up to a number, and run to their end.
+//! The HTTP/1 server of a listener: a bounded number of connections, timeouts, and a graceful shutdown.
+//!
+//! TLS and HTTP/2 are left to a reverse proxy.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioTimer;
+use axum::{Router, body::Body, extract::ConnectInfo};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
-use super::connection;
-
-/// What clients are granted.
+/// The limits of a listener's connections.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// How many connections are held at once; more have to wait until one ends.
-    pub connections: usize,
-    /// How long the head of a request may take from its first byte on, and each step of taking an answer.
-    pub head: Duration,
-    /// How long a connection may lie idle.
-    pub idle: Duration,
+pub(crate) struct ServerSettings {
+    /// How many connections are open at once; more wait in the backlog of the operating system.
+    pub(crate) max_connections: usize,
+    /// How long a connection may wait for the complete head of its next request.
+    pub(crate) idle_timeout: Duration,
+    /// How long a write of a response may make no progress.
+    pub(crate) write_timeout: Duration,
 }
 
-impl Default for Patience {
+impl Default for ServerSettings {
     fn default() -> Self {
-        Self { connections: 16_384, head: Duration::from_secs(10), idle: Duration::from_secs(75) }
+        Self { max_connections: 16_384, idle_timeout: Duration::from_secs(75), write_timeout: Duration::from_secs(10) }
     }
 }
 
-/// The most that the head of a request may have: four times the longest logins seen, and a bound for memory.
+/// The maximum size of a request's head: four times the longest sign-in tokens seen.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// How long a listener rests that got no connection, for want of descriptors.
-const REST: Duration = Duration::from_millis(100);
+/// The pause after a failed accept, which is usually a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves a router until its token is cancelled, then lets requests that were taken run to their end.
-pub async fn serve(listener: TcpListener, router: Router, patience: Patience, close: CancellationToken) {
-    let room = Arc::new(Semaphore::new(patience.connections));
-    let connections = TaskTracker::new();
-    let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(patience.idle).max_buf_size(MAX_HEAD_BYTES);
+/// Serves a router until `stop` is cancelled, then waits for the requests that have begun.
+pub(crate) async fn serve(listener: TcpListener, router: Router, settings: ServerSettings, stop: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(settings.max_connections));
+    let connections = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    // hyper starts this timer when it begins to wait for a request, so it bounds idle time and head together.
+    http.timer(TokioTimer::new()).header_read_timeout(settings.idle_timeout).max_buf_size(MAX_HEAD_BYTES);
     loop {
         let accepted = tokio::select! {
-            () = close.cancelled() => break,
-            accepted = accept(&listener, &room) => accepted,
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &permits) => accepted,
         };
-        let (stream, address, place) = match accepted {
+        let (stream, address, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "no connection can be taken");
-                tokio::time::sleep(REST).await;
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (server, router, close) = (server.clone(), router.clone(), close.clone());
-        connections.spawn(async move {
-            connection::run(&server, stream, address, router, patience, &close).await;
-            drop(place);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(settings.write_timeout));
+        let router = router.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(address));
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "connection closed");
+            }
+            drop(permit);
         });
     }
-    connections.close();
-    connections.wait().await;
+    connections.shutdown().await;
 }
 
 type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<Accepted> {
-    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
-    // Answers are written whole, so there is nothing that waiting could join them with.
+    // hyper writes whole responses, so Nagle's algorithm would only delay them.
     stream.set_nodelay(true)?;
-    Ok((stream, address, place))
+    Ok((stream, address, permit))
 }

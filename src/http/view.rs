@@ -14,7 +14,7 @@ use crate::{
     users::{access::ChangeOutcome, bulk::RevocationStatus},
 };
 
-/// How long ACS says a revocation or deletion may take to reach everywhere (learn.microsoft.com, "identity model").
+/// How long a revocation or deletion may take to propagate in ACS (learn.microsoft.com, "identity model").
 const PROPAGATION_MINUTES: i64 = 15;
 
 pub(super) fn user(user: User) -> UserResponse {
@@ -52,7 +52,7 @@ pub(super) fn operation(operation: Operation) -> OperationResponse {
     }
 }
 
-/// 200 when it is done at ACS, 202 when it was accepted and is being retried.
+/// 200 if the change is complete at ACS, 202 if it is still being retried.
 pub(super) fn changed(changed: ChangeOutcome) -> (StatusCode, Json<ChangeResponse>) {
     let is_pending = changed.operation.as_ref().is_some_and(|operation| operation.completed_at.is_none());
     let status = if is_pending { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -77,9 +77,9 @@ pub(super) fn revocation(status: RevocationStatus) -> RevocationResponse {
     }
 }
 
-/// What a revocation would do that nobody has accepted.
+/// The response to a dry run.
 pub(super) fn estimate(
-    order: &ChangeContext,
+    change: &ChangeContext,
     total: i64,
     unknown: Vec<String>,
     all: bool,
@@ -92,8 +92,8 @@ pub(super) fn estimate(
         waiting: total,
         pending: 0,
         confirmed: 0,
-        actor: order.actor.as_ref().map_or_else(String::new, |actor| Actor::name(actor).to_owned()),
-        reason: order.reason.clone(),
+        actor: change.actor.as_ref().map_or_else(String::new, |actor| Actor::name(actor).to_owned()),
+        reason: change.reason.clone(),
         created_at: now,
         completed_at: None,
         unknown,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{
     Answer, Database, TestApp,
     database::on_each_database,
+    eventually,
     ops::{ODD_SUBJECTS, key},
     process::{dev, run},
 };
@@ -52,7 +53,7 @@ on_each_database! {
             line("bob", &identity(1)),
             line("minted", &identity(4)),
             "{\"issuer\": \"test\"}".to_owned(),
-            "no JSON".to_owned(),
+            json!(["test", "eve", identity(9)]).to_string(),
             String::new(),
             line("", &identity(5)),
             line("carol", "8:acs:x"),
@@ -68,6 +69,7 @@ on_each_database! {
         ];
         assert_eq!(results(&answers), expected, "{answers:?}");
         assert!(answers[5]["detail"].as_str().unwrap().contains("subject"), "{answers:?}");
+        assert!(answers[6]["detail"].as_str().unwrap().contains("must be a JSON object"), "{answers:?}");
         assert!(answers[11]["detail"].as_str().unwrap().contains("16384"), "{answers:?}");
         assert_eq!(app.user("alice").await["communicationUserId"], identity(2));
         assert_eq!(app.user("dave").await["state"], "active");
@@ -116,7 +118,7 @@ async fn only_operators_import_and_only_json_lines() {
     let bad = [b"\xff\xfe\n".to_vec(), line("alice", &identity(1)).into_bytes()].concat();
     let answer = post(&app, "operator", "application/x-ndjson", bad).await;
     assert!(
-        answer.text.starts_with("{\"line\":1,\"result\":\"invalid\",\"detail\":\"is no UTF-8\"}"),
+        answer.text.starts_with("{\"line\":1,\"result\":\"invalid\",\"detail\":\"not valid UTF-8\"}"),
         "{}",
         answer.text
     );
@@ -125,7 +127,8 @@ async fn only_operators_import_and_only_json_lines() {
 /// A connection that streams is neither idle nor slow, however long it takes.
 #[tokio::test]
 async fn a_client_may_take_its_time_between_lines() {
-    let app = TestApp::start_with(&Database::sqlite(), "[server]\nheader_timeout = \"300ms\"").await;
+    let app =
+        TestApp::start_with(&Database::sqlite(), "[server]\nidle_timeout = \"300ms\"\nwrite_timeout = \"300ms\"").await;
     let lines = stream::unfold(0, async |number| {
         tokio::time::sleep(Duration::from_millis(700)).await;
         let line = line(&format!("user{number}"), &identity(number)) + "\n";
@@ -135,6 +138,26 @@ async fn a_client_may_take_its_time_between_lines() {
     let request = request.header(header::CONTENT_TYPE, "application/x-ndjson");
     let answer = Answer::of(request.body(reqwest::Body::wrap_stream(lines)).send().await.unwrap()).await;
     assert_eq!(answer.text.matches("imported").count(), 4, "{}", answer.text);
+}
+
+/// Otherwise imports would escape `ops.max_in_flight` as soon as their response begins.
+#[tokio::test]
+async fn a_stream_holds_its_permit_until_it_ends() {
+    let app = TestApp::start_with(&Database::sqlite(), "[ops]\nmax_in_flight = 1").await;
+    let (more, lines) = tokio::sync::mpsc::channel::<io::Result<String>>(1);
+    let lines = stream::unfold(lines, async |mut lines| lines.recv().await.map(|line| (line, lines)));
+    more.send(Ok(line("alice", &identity(1)) + "\n")).await.unwrap();
+    let request = app.http.post(format!("{}/users/import", app.url)).bearer_auth(key("operator"));
+    let request = request.header(header::CONTENT_TYPE, "application/x-ndjson");
+    let mut answer = request.body(reqwest::Body::wrap_stream(lines)).send().await.unwrap();
+    let first = answer.chunk().await.unwrap().unwrap();
+    assert!(first.starts_with(b"{\"line\":1,\"result\":\"imported\""), "{first:?}");
+
+    let list = async || app.ops(Method::GET, "/users", None).await;
+    list().await.assert_problem(503, "overloaded");
+    drop(more);
+    assert_eq!(answer.chunk().await.unwrap(), None);
+    eventually(async || (list().await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]

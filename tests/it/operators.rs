@@ -1,9 +1,10 @@
-//! What operators and backends may ask, and what they are told when they ask wrongly.
+//! Operators and backends: what each role may do, and how wrong requests are refused.
 
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     Answer, Database, TestApp,
@@ -185,8 +186,44 @@ on_each_database! {
     }
 }
 
+/// Otherwise the store would be closed before the response is stored, and a repeated request would be handled twice.
 #[tokio::test]
-async fn each_role_may_its_own_and_nothing_else() {
+async fn a_write_whose_caller_is_gone_is_finished_before_the_service_stops() {
+    let app = TestApp::start(&Database::sqlite()).await;
+    let database = app.database.clone();
+    app.acs.fault(json!({"operation": "create", "kind": "delay", "delayMs": 1000})).await;
+    let request = app.http.post(format!("{}/users/ensure", app.url)).bearer_auth(key("minter"));
+    let request = request.header("idempotency-key", "k").json(&json!({"users": ["test:bob"]}));
+    let caller = tokio::spawn(request.send());
+    app.acs.wait_for_calls("create", 1).await;
+    caller.abort();
+    app.stop().await.unwrap();
+    assert_eq!(database.count("SELECT COUNT(*) FROM idempotency_keys WHERE status = 200").await, 1);
+}
+
+#[tokio::test]
+async fn too_large_and_unreadable_bodies_are_told_apart() {
+    let app = TestApp::start(&Database::sqlite()).await;
+    for (headers, line) in [(&[][..], ""), (&[("idempotency-key", "k")], "idempotency-key: k\r\n")] {
+        let large = json!({"reason": "x".repeat(2 * 1024 * 1024)});
+        let answer = app.ops_as("revoker", Method::POST, "/users/test:a/revoke", Some(large), headers).await;
+        answer.assert_problem(413, "payload_too_large");
+
+        let request = format!(
+            "POST /users/test:a/revoke HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\ntransfer-encoding: chunked\r\n{line}\r\nnot a chunk size\r\n",
+            key("revoker"),
+        );
+        let mut connection = tokio::net::TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("could not be read"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn each_role_allows_its_own_routes_only() {
     let app = TestApp::start(&Database::sqlite()).await;
     let routes = [
         (Method::GET, "/users", "viewer"),
@@ -212,7 +249,7 @@ async fn each_role_may_its_own_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn logins_and_keys_are_not_exchangeable() {
+async fn sign_in_tokens_and_keys_are_not_interchangeable() {
     let app = TestApp::start(&Database::sqlite()).await;
     let login = app.issuer.login("alice");
     let as_login = app.http.get(format!("{}/users", app.url)).bearer_auth(&login).send().await.unwrap();
@@ -223,7 +260,7 @@ async fn logins_and_keys_are_not_exchangeable() {
 }
 
 #[tokio::test]
-async fn bad_questions_are_named() {
+async fn invalid_queries_and_bodies_are_named() {
     let app = TestApp::start(&Database::sqlite()).await;
     let long = segment(&format!("test:{}", "x".repeat(257)));
     for (path, named) in [

@@ -1,4 +1,6 @@
-//! Everything that goes wrong outside of a use case is a problem document too, and browsers may read it.
+//! Every error is a problem document, and browsers may read it.
+
+use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 
@@ -40,7 +42,7 @@ async fn probes_are_not_on_the_public_listener() {
 }
 
 #[tokio::test]
-async fn readiness_tells_the_state_of_what_it_needs() {
+async fn readiness_reports_the_database_and_the_keys() {
     let app = start().await;
     app.token(&app.issuer.login("alice"), None).await.token();
     let answer = Answer::of(app.http.get(format!("{}/readyz", app.admin_url)).send().await.unwrap()).await;
@@ -49,7 +51,7 @@ async fn readiness_tells_the_state_of_what_it_needs() {
 }
 
 #[tokio::test]
-async fn preflights_need_no_login_and_errors_can_be_read_by_browsers() {
+async fn preflights_need_no_credentials_and_errors_can_be_read_by_browsers() {
     let app = start().await;
     let preflight = [
         ("origin", ORIGIN),
@@ -70,6 +72,21 @@ async fn preflights_need_no_login_and_errors_can_be_read_by_browsers() {
     let foreign = send(&app, Method::POST, "/token", &[("origin", "https://evil.example")]).await;
     assert_eq!(foreign.header("access-control-allow-origin"), "");
     assert_eq!(foreign.header("vary"), "origin");
+}
+
+/// The same sign-in token never becomes valid again, so there is nothing to retry.
+#[tokio::test]
+async fn a_sign_in_that_is_too_old_learns_from_when_on_sign_ins_are_accepted() {
+    let app = start().await;
+    let old = app.issuer.login("alice");
+    app.token(&old, None).await.token();
+    app.clock.advance(Duration::from_secs(5));
+    assert_eq!(app.revoke("alice").await.status, StatusCode::OK);
+    let refused = app.token(&old, None).await;
+    refused.assert_problem(401, "reauthentication_required");
+    assert_eq!(refused.json()["signInsValidFrom"], app.user("alice").await["signInsValidFrom"]);
+    assert_eq!(refused.json()["title"], "Sign in again");
+    assert!(send(&app, Method::GET, "/me", &[]).await.json().get("signInsValidFrom").is_none());
 }
 
 #[tokio::test]

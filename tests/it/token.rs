@@ -1,4 +1,4 @@
-//! `POST /token` and `GET /me`: tokens, identities, and what callers may ask for.
+//! `POST /token` and `GET /me`: the main job and what callers may ask of it.
 
 use std::time::Duration;
 
@@ -6,19 +6,16 @@ use chrono::{DateTime, Utc};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::support::{Answer, Database, TestApp, database::on_each_database, eventually};
-
-const ORPHANS: &str = "SELECT COUNT(*) FROM audit_events WHERE action = 'possible_orphan'";
-const DISCARDS: &str = "SELECT COUNT(*) FROM operations WHERE kind = 'discard' AND completed_at IS NULL";
+use crate::support::{Database, TestApp, database::on_each_database};
 
 on_each_database! {
-    /// ACS no longer knows the identity of a user who was deleted during the call.
-    async fn deletion_during_a_mint_is_not_reported_as_an_upstream_error(database) {
+    /// ACS no longer knows the identity of a user who was deleted while a token was on its way.
+    async fn deletion_meanwhile_is_not_blamed_on_acs(database) {
         let app = TestApp::start(&database).await;
-        let sign_in = app.issuer.login("alice");
-        app.token(&sign_in, None).await.token();
+        let login = app.issuer.login("alice");
+        app.token(&login, None).await.token();
         app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1200})).await;
-        let (refused, ()) = tokio::join!(app.token(&sign_in, None), async {
+        let (refused, ()) = tokio::join!(app.token(&login, None), async {
             app.acs.wait_for_calls("issue", 1).await;
             app.clock.advance(Duration::from_secs(2));
             app.ops(Method::DELETE, "/users/test:alice", None).await;
@@ -28,10 +25,10 @@ on_each_database! {
 
     async fn first_token_creates_the_identity(database) {
         let app = TestApp::start(&database).await;
-        let sign_in = app.issuer.login("alice");
-        app.me(&sign_in).await.assert_problem(404, "not_found");
+        let login = app.issuer.login("alice");
+        app.me(&login).await.assert_problem(404, "not_found");
 
-        let answer = app.token(&sign_in, None).await;
+        let answer = app.token(&login, None).await;
         let body = answer.json();
         let seen = app.acs.introspect(&answer.token()).await;
         assert_eq!(seen["active"], true);
@@ -47,7 +44,7 @@ on_each_database! {
         assert_eq!(answer.header("cache-control"), "no-store");
         assert!(!answer.headers.contains_key("etag"));
 
-        let me = app.me(&sign_in).await;
+        let me = app.me(&login).await;
         assert_eq!(me.identity(), answer.identity());
         assert!(me.json()["id"].as_str().unwrap().starts_with("u_"));
         let stats = app.acs.stats().await;
@@ -87,78 +84,27 @@ on_each_database! {
         assert_eq!(database.count("SELECT COUNT(*) FROM audit_events WHERE action = 'identity_bound'").await, 1);
         assert_eq!(database.count("SELECT COUNT(*) FROM users WHERE last_minted_at IS NOT NULL").await, 1);
     }
-
-    async fn fifty_first_requests_create_one_identity(database) {
-        let app = TestApp::start(&database).await;
-        let other = app.another().await;
-        let sign_in = app.issuer.login("alice");
-        let requests = (0..50).map(|n| if n % 2 == 0 { app.token(&sign_in, None) } else { other.token(&sign_in, None) });
-        let answers = futures_util::future::join_all(requests).await;
-        let identity = answers[0].identity();
-        assert!(answers.iter().all(|answer| answer.identity() == identity));
-        let stats = app.acs.stats().await;
-        assert_eq!(stats["identities"], 1);
-        assert_eq!(stats["calls"]["create"], 1);
-    }
-
-    async fn claim_of_a_dead_process_is_taken_over_and_counted(database) {
-        let app = TestApp::start(&database).await;
-        let sign_in = app.issuer.login("alice");
-        app.token(&sign_in, None).await.token();
-        let died = "UPDATE users SET state = 'creating', acs_id = NULL, claimed_until = '2020-01-01T00:00:00+00:00',
-                    claim_id = (SELECT id FROM audit_events LIMIT 1)";
-        database.execute(died).await;
-        app.token(&sign_in, None).await.token();
-        assert_eq!(database.count(ORPHANS).await, 1);
-    }
-
-    /// An identity that ACS created is bound although its request was cancelled.
-    async fn identity_of_a_cancelled_request_is_bound(database) {
-        let app = TestApp::start(&database).await;
-        let sign_in = app.issuer.login("alice");
-        app.acs.fault(json!({"operation": "create", "kind": "delay", "delayMs": 300, "count": 1})).await;
-        tokio::select! {
-            _ = app.token(&sign_in, None) => panic!("answered too early"),
-            () = app.acs.wait_for_calls("create", 1) => {}
-        }
-        eventually(async || (app.me(&sign_in).await.status == StatusCode::OK).then_some(())).await;
-        assert_eq!(database.count(ORPHANS).await + database.count(DISCARDS).await, 0);
-    }
-
-    async fn shutdown_finishes_requests_in_progress(database) {
-        let app = TestApp::start(&database).await;
-        let sign_in = app.issuer.login("alice");
-        app.acs.fault(json!({"operation": "create", "kind": "delay", "delayMs": 500, "count": 1})).await;
-        let request = app.http.post(format!("{}/token", app.url)).bearer_auth(&sign_in).send();
-        let acs = app.acs.clone();
-        let (answer, stopped) = tokio::join!(request, async move {
-            acs.wait_for_calls("create", 1).await;
-            app.stop().await
-        });
-        assert_eq!(answer.unwrap().status(), StatusCode::OK);
-        stopped.unwrap();
-    }
 }
 
 #[tokio::test]
 async fn scopes_and_life_are_as_asked() {
     let app = TestApp::start(&Database::sqlite()).await;
-    let sign_in = app.issuer.login("alice");
-    let life = |answer: &Answer| {
+    let login = app.issuer.login("alice");
+    let life = |answer: &crate::support::Answer| {
         let ms = answer.json()["expiresOnTimestamp"].as_i64().unwrap();
         (ms - app.clock.now().timestamp_millis() + 30_000) / 60_000
     };
-    let answer = app.token(&sign_in, Some(json!({"scopes": ["voip"], "expiresInMinutes": 90}))).await;
+    let answer = app.token(&login, Some(json!({"scopes": ["voip"], "expiresInMinutes": 90}))).await;
     assert_eq!(answer.json()["scopes"], json!(["voip"]));
     assert_eq!(app.acs.introspect(&answer.token()).await["scopes"], json!(["voip"]));
     assert_eq!(life(&answer), 90);
-    assert_eq!(life(&app.token(&sign_in, None).await), 60, "an hour is the default");
-    let longest = app.token(&sign_in, Some(json!({"expiresInMinutes": 1440}))).await;
+    assert_eq!(life(&app.token(&login, None).await), 60, "an hour where nothing is asked");
+    let longest = app.token(&login, Some(json!({"expiresInMinutes": 1440}))).await;
     assert_eq!(life(&longest), 120, "never longer than granted");
 }
 
 #[tokio::test]
-async fn scopes_beyond_the_policy_are_refused() {
+async fn nobody_gets_more_than_the_policy_grants() {
     let app = TestApp::start(&Database::sqlite()).await;
     let guest = app.issuer.login_with("guest", json!({"role": "guest"}));
     assert_eq!(app.token(&guest, None).await.json()["scopes"], json!(["chat.join.limited"]));
@@ -172,9 +118,9 @@ async fn scopes_beyond_the_policy_are_refused() {
 }
 
 #[tokio::test]
-async fn invalid_fields_are_named() {
+async fn bad_requests_are_named() {
     let app = TestApp::start(&Database::sqlite()).await;
-    let sign_in = app.issuer.login("alice");
+    let login = app.issuer.login("alice");
     for (body, named) in [
         (json!({"scope": ["chat"]}), "unknown field `scope`"),
         (json!({"scopes": ["fax"]}), "`scopes[0]`"),
@@ -186,7 +132,7 @@ async fn invalid_fields_are_named() {
         (json!({"expiresInMinutes": "60"}), "`expiresInMinutes`"),
         (json!([]), "the body"),
     ] {
-        let answer = app.token(&sign_in, Some(body)).await;
+        let answer = app.token(&login, Some(body)).await;
         answer.assert_problem(400, "invalid_request");
         assert!(answer.json()["detail"].as_str().unwrap().contains(named), "{}", answer.text);
     }
@@ -194,11 +140,14 @@ async fn invalid_fields_are_named() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_not_small_json_objects_are_refused() {
+async fn bodies_that_are_not_small_json_are_refused() {
     let app = TestApp::start(&Database::sqlite()).await;
     let post = |content_type: &'static str, body: String| {
         let request = app.http.post(format!("{}/token", app.url)).bearer_auth(app.issuer.login("alice"));
-        async move { Answer::of(request.header("content-type", content_type).body(body).send().await.unwrap()).await }
+        async move {
+            crate::support::Answer::of(request.header("content-type", content_type).body(body).send().await.unwrap())
+                .await
+        }
     };
     post("application/json", "{".into()).await.assert_problem(400, "invalid_request");
     post("application/json", "{} {}".into()).await.assert_problem(400, "invalid_request");
@@ -206,18 +155,4 @@ async fn bodies_that_are_not_small_json_objects_are_refused() {
     post("application/json", format!("\"{}\"", "a".repeat(20_000))).await.assert_problem(413, "payload_too_large");
     assert_eq!(post("application/json", String::new()).await.status, StatusCode::OK, "an empty body is no body");
     assert_eq!(post("application/json; charset=utf-8", "{}".into()).await.status, StatusCode::OK);
-}
-
-#[tokio::test]
-async fn unanswered_creation_is_counted_and_the_next_request_creates() {
-    let database = Database::sqlite();
-    let app = TestApp::start(&database).await;
-    let sign_in = app.issuer.login("alice");
-    app.acs.fault(json!({"operation": "create", "kind": "drop_after", "count": 1})).await;
-    app.token(&sign_in, None).await.assert_problem(503, "upstream_unavailable");
-    assert_eq!(app.acs.stats().await["calls"]["create"], 1, "a create that may have worked is not repeated");
-    assert_eq!(database.count(ORPHANS).await, 1);
-    app.token(&sign_in, None).await.token();
-    assert_eq!(app.acs.stats().await["identities"], 2);
-    assert_eq!(database.count(ORPHANS).await, 1, "the claim was released, not taken over");
 }

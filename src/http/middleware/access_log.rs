@@ -1,95 +1,79 @@
-//! The layers around the routes; their order stands in `http.rs`.
+//! The outermost layer: names the request, writes problems, and logs and counts the response.
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use axum::{
     Json,
     extract::{ConnectInfo, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use chrono::{DateTime, Utc};
 use ipnet::IpNet;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::http::{
-    middleware::gate,
-    problem::{Code, Problem},
+use super::rate_limit;
+use crate::{
+    http::{
+        context::{REQUEST_ID, RequestInfo},
+        outcome::{Outcome, TokenIssued},
+        problem::Problem,
+    },
+    metrics::Metrics,
 };
-use crate::{api::ProblemDocument, domain::user::UserId, metrics::Metrics, tokens::issue::TokenSource};
 
 /// Headers whose values no layer may log.
 pub(in crate::http) const SENSITIVE_HEADERS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// What a request is called in answers, logs and the audit trail.
-#[derive(Clone, Debug)]
-pub(in crate::http) struct RequestId(pub(in crate::http) Arc<str>);
-
-/// The address of whoever sent a request, as far as it can be known.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::http) struct ClientAddress(pub(in crate::http) Option<IpAddr>);
-
-/// What the outermost layer works with.
 #[derive(Clone)]
-pub(in crate::http) struct Observer {
-    pub(in crate::http) trusted: Arc<[IpNet]>,
+pub(in crate::http) struct AccessLog {
+    pub(in crate::http) trusted_proxies: Arc<[IpNet]>,
     pub(in crate::http) metrics: Arc<Metrics>,
 }
 
-/// Names a request, finds out who sent it, and sees it to its end: the one place where failures are written and logged,
-/// and where every request leaves its line in the log.
-pub(in crate::http) async fn observe(State(observer): State<Observer>, mut request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let id = RequestId(request_id(request.headers()).into());
+/// Every request leaves one line in the log, however it ended.
+pub(in crate::http) async fn access_log(State(log): State<AccessLog>, mut request: Request, next: Next) -> Response {
+    let start = Instant::now();
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
-    let client = peer.map(|peer| behind_proxies(peer, request.headers(), &observer.trusted));
+    let info = Arc::new(RequestInfo {
+        id: request_id(request.headers()),
+        client: peer.map(|peer| client_address(peer, request.headers(), &log.trusted_proxies)),
+        rate_limit: OnceLock::new(),
+    });
     // The route is logged as its template, because a path may name a person.
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = || route.as_ref().map_or("-", MatchedPath::as_str);
-    let span = tracing::info_span!("request", method = %request.method(), route = route(), id = &*id.0);
-    request.extensions_mut().insert(id.clone());
-    request.extensions_mut().insert(ClientAddress(client));
+    let route = route.as_ref().map_or("-", MatchedPath::as_str);
+    let span = tracing::info_span!("request", method = %request.method(), route, id = info.id);
+    request.extensions_mut().insert(Arc::clone(&info));
     let mut response = next.run(request).instrument(span.clone()).await;
-    let took = begun.elapsed();
+    let took = start.elapsed();
     let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    // One line for each request, however it ended.
-    span.in_scope(|| match (response.extensions_mut().remove::<Problem>(), response.extensions_mut().remove()) {
-        (Some(problem), _) => {
+    span.in_scope(|| match response.extensions_mut().remove() {
+        Some(Outcome::Problem(problem)) => {
             problem.log(Some(latency_us));
-            render(problem, &mut response, &id);
+            write_problem(&problem, &mut response, &info.id);
         }
-        (None, Some(issued_event)) => log_token(&issued_event, latency_us),
-        (None, None) => tracing::info!(status = response.status().as_u16(), latency_us, "answered"),
+        Some(Outcome::TokenIssued(token)) => log_token(&token, latency_us),
+        Some(Outcome::Partial) | None => {
+            tracing::info!(status = response.status().as_u16(), latency_us, "answered");
+        }
     });
-    if let Ok(value) = HeaderValue::from_str(&id.0) {
+    if let Ok(value) = HeaderValue::from_str(&info.id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    observer.metrics.request(route(), response.status().as_u16(), took);
+    if let Some(status) = info.rate_limit.get() {
+        rate_limit::write(response.headers_mut(), *status);
+    }
+    log.metrics.request(route, response.status().as_u16(), took);
     response
 }
 
-/// What the log keeps of a token that leaves the house: enough to find who received which.
-#[derive(Clone)]
-pub(in crate::http) struct TokenIssuedEvent {
-    pub(in crate::http) user: UserId,
-    pub(in crate::http) fingerprint: String,
-    pub(in crate::http) how: TokenSource,
-    pub(in crate::http) expires_on: DateTime<Utc>,
-    pub(in crate::http) sign_in_id: Option<String>,
-    pub(in crate::http) session_id: Option<String>,
-    pub(in crate::http) client: Option<IpAddr>,
-}
-
-fn log_token(token: &TokenIssuedEvent, latency_us: u64) {
+fn log_token(token: &TokenIssued, latency_us: u64) {
     tracing::info!(
         status = 200,
         latency_us,
@@ -100,11 +84,13 @@ fn log_token(token: &TokenIssuedEvent, latency_us: u64) {
         sign_in_jti = token.sign_in_id,
         sign_in_sid = token.session_id,
         client = token.client.map(tracing::field::display),
-        "token handed out"
+        "token issued"
     );
 }
 
-/// Returns what the request says that it is called, if that is a plain short word, else a new name.
+/// Takes the request's own id if it is a plain short word, else a new one.
+///
+/// `SetRequestIdLayer` of tower-http would take any id that comes from outside.
 fn request_id(headers: &HeaderMap) -> String {
     let is_plain = |text: &&str| {
         (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
@@ -113,8 +99,8 @@ fn request_id(headers: &HeaderMap) -> String {
     given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
 }
 
-/// Walks `X-Forwarded-For` from its end, where the nearest proxy wrote, as long as who wrote is trusted.
-fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+/// Walks `X-Forwarded-For` from its end, where the nearest proxy wrote, as long as the writer is trusted.
+fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     if !is_trusted(&peer) {
         return peer;
@@ -131,59 +117,13 @@ fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
     client
 }
 
-/// Gives a problem its body.
-fn render(problem: Problem, response: &mut Response, id: &RequestId) {
-    let (status, code, title) = problem.code.describe();
-    let document = ProblemDocument {
-        kind: format!("urn:acs-token-vendor:problem:{code}"),
-        title: title.to_owned(),
-        status: status.as_u16(),
-        code: code.to_owned(),
-        detail: problem.detail.as_ref().map(ToString::to_string),
-        request_id: id.0.to_string(),
-    };
-    let rendered = Json(document).into_response();
-    // The headers that layers and routes have set stay: CORS and `Allow` among them.
+/// Writes the body and the headers of a problem; headers that routes and layers have set stay, such as `Allow` and CORS.
+fn write_problem(problem: &Problem, response: &mut Response, request_id: &str) {
+    *response.body_mut() = Json(problem.document(request_id)).into_response().into_body();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.remove(header::CONTENT_LENGTH);
-    for (name, value) in problem.headers() {
-        headers.insert(name, value);
-    }
-    if let Some(standing) = problem.standing {
-        gate::write(headers, *standing);
-    }
-    *response.body_mut() = rendered.into_body();
-}
-
-/// Refuses a request that takes too long.
-pub(in crate::http) async fn deadline(timeout: Duration, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(timeout, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::response(Code::Overloaded),
-    }
-}
-
-/// Lets the configured browser origins call.
-pub(in crate::http) fn cors(origins: &[String]) -> CorsLayer {
-    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("idempotency-key"),
-            REQUEST_ID,
-        ])
-        .expose_headers([
-            header::RETRY_AFTER,
-            header::WWW_AUTHENTICATE,
-            HeaderName::from_static("ratelimit"),
-            HeaderName::from_static("ratelimit-policy"),
-            REQUEST_ID,
-        ])
-        .max_age(Duration::from_mins(10))
+    headers.extend(problem.headers());
 }
 
 #[cfg(test)]
@@ -198,9 +138,9 @@ mod tests {
             for line in lines {
                 headers.append("x-forwarded-for", line.parse().unwrap());
             }
-            behind_proxies(peer.parse().unwrap(), &headers, &trusted).to_string()
+            client_address(peer.parse().unwrap(), &headers, &trusted).to_string()
         };
-        assert_eq!(client("203.0.113.1", &["198.51.100.1"]), "203.0.113.1", "a stranger may write what they like");
+        assert_eq!(client("203.0.113.1", &["198.51.100.1"]), "203.0.113.1", "other clients may send anything");
         assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 198.51.100.1, 192.0.2.7"]), "198.51.100.1");
         assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.1"]), "198.51.100.1");

@@ -1,102 +1,105 @@
-//! `Idempotency-Key` on operators' writes: repeating a request gives the same answer and changes nothing.
+//! `Idempotency-Key` on operators' writes: a repeated request returns the first response and changes nothing.
 //!
-//! Only what succeeded is kept; what failed may be tried again under the same key. Answers with tokens never get here.
+//! Only successful responses are stored; a request that failed may be repeated under the same key. Routes that return
+//! tokens or streams are not behind this layer.
 
 use std::time::Duration;
 
 use axum::{
-    body::{Body, to_bytes},
-    extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    RequestPartsExt,
+    body::Body,
+    extract::{OriginalUri, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use sha2::{Digest, Sha256};
 
 use crate::http::{
-    Api, MAX_OPS_BODY_BYTES,
-    extract::{bearer, original_path},
+    authenticate::Operator,
+    extract::{MAX_OPERATOR_BODY_BYTES, read_body},
+    outcome::Outcome,
     problem::{Code, Problem},
+    state::AppState,
 };
 use crate::store::{Idempotency, IdempotentRequest};
 
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-const KEPT_FOR: Duration = Duration::from_hours(24);
-/// A request that runs longer than this belongs to a process that died.
+const RETENTION: Duration = Duration::from_hours(24);
+/// A request that has not finished after this long belongs to a process that died.
 const ABANDONED_AFTER: Duration = Duration::from_mins(1);
 const MAX_KEY_BYTES: usize = 128;
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// Answers a repeated request as the first time, and keeps the answer to a new one.
-pub(in crate::http) async fn idempotent(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let is_write = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    let Some(key) = request.headers().get(&KEY).cloned().filter(|_| is_write) else {
-        return next.run(request).await;
-    };
-    // Who may not ask at all is told so by the handler.
-    let operator = bearer(request.headers()).and_then(|key| api.operators.authenticate(key).ok().cloned());
-    let Some(operator) = operator else {
-        return next.run(request).await;
-    };
-    match answer(&api, operator.name, &key, request, next).await {
-        Ok(response) => response,
-        Err(problem) => problem.into_response(),
-    }
-}
-
-async fn answer(
-    api: &Api,
-    actor: String,
-    key: &HeaderValue,
+pub(in crate::http) async fn idempotency(
+    State(state): State<AppState>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let invalid = |detail: &'static str| Problem::new(Code::InvalidRequest).detail(detail);
-    let key = key.to_str().ok().filter(|key| (1..=MAX_KEY_BYTES).contains(&key.len()));
-    let key = key.ok_or_else(|| invalid("`Idempotency-Key`: must be 1 to 128 visible ASCII characters"))?.to_owned();
+    let is_write = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    let Some(key) = request.headers().get(&KEY).cloned().filter(|_| is_write) else {
+        return Ok(next.run(request).await);
+    };
     let (mut parts, body) = request.into_parts();
-    let body = to_bytes(body, MAX_OPS_BODY_BYTES).await.map_err(|_| Problem::new(Code::PayloadTooLarge))?;
-    let path = original_path(&mut parts).await;
-    let route = format!("{} {path}", parts.method);
-    let now = api.clock.now();
-    let body_hash = Sha256::digest(&body).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    let named = IdempotentRequest { actor, route, key, body_hash, begun_at: now };
-    match api.store.begin_idempotent(&named, now + KEPT_FOR, now - ABANDONED_AFTER).await? {
+    let operator: Operator = parts.extract_with_state(&state).await?;
+    let key = parse_key(&key)?;
+    let body = read_body(body, MAX_OPERATOR_BODY_BYTES).await?;
+    let now = state.clock.now();
+    let named = IdempotentRequest {
+        actor: operator.name().to_owned(),
+        route: route(&mut parts).await,
+        key,
+        body_hash: hex::encode(Sha256::digest(&body)),
+        begun_at: now,
+    };
+    match state.store.begin_idempotent(&named, now + RETENTION, now - ABANDONED_AFTER).await? {
         Idempotency::Begun => {}
         Idempotency::Mismatch => return Err(Problem::new(Code::IdempotencyMismatch)),
         Idempotency::Running => {
-            return Err(Problem::new(Code::OperationInProgress).detail("the same request is being answered"));
+            return Err(Problem::new(Code::OperationInProgress).detail("the same request is still being handled"));
         }
-        Idempotency::Answered(status, answer) => {
+        Idempotency::Answered(status, body) => {
             let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
             let headers = [(header::CONTENT_TYPE, "application/json"), (REPLAYED, "true")];
-            return Ok((status.unwrap_or(StatusCode::OK), headers, answer).into_response());
+            return Ok((status.unwrap_or(StatusCode::OK), headers, body).into_response());
         }
     }
-    // Detached: a caller who hangs up must find the answer when asking again.
+    // In a task of its own: the response is stored even if the caller hangs up, and shutdown waits for it.
     let request = Request::from_parts(parts, Body::from(body));
-    let (jobs, api) = (std::sync::Arc::clone(&api.jobs), api.clone());
-    let work = async move { keep(&api, &named, next.run(request).await).await };
-    jobs.spawn(work).await.map_err(|_| Problem::new(Code::InternalError))?
+    let work = {
+        let state = state.clone();
+        async move { store(&state, &named, next.run(request).await).await }
+    };
+    state.jobs.spawn(work).await.map_err(|_| Problem::new(Code::InternalError))?
 }
 
-/// Keeps an answer that is worth repeating.
-async fn keep(api: &Api, named: &IdempotentRequest, response: Response) -> Result<Response, Problem> {
-    if !response.status().is_success() || response.extensions().get::<DoNotKeep>().is_some() {
-        api.store.forget_idempotent(named).await?;
+fn parse_key(key: &HeaderValue) -> Result<String, Problem> {
+    let key = key.to_str().ok().filter(|key| (1..=MAX_KEY_BYTES).contains(&key.len()));
+    key.map(str::to_owned).ok_or_else(|| {
+        Problem::invalid(format!("`Idempotency-Key`: must be 1 to {MAX_KEY_BYTES} visible ASCII characters"))
+    })
+}
+
+/// The method and the path as they were sent.
+async fn route(parts: &mut Parts) -> String {
+    let OriginalUri(uri) = parts.extract().await.unwrap_or_else(|never| match never {});
+    format!("{} {}", parts.method, uri.path())
+}
+
+/// Stores a response that may be replayed.
+async fn store(state: &AppState, named: &IdempotentRequest, response: Response) -> Result<Response, Problem> {
+    let is_partial = matches!(response.extensions().get(), Some(Outcome::Partial));
+    if !response.status().is_success() || is_partial {
+        state.store.forget_idempotent(named).await?;
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
-    let body = to_bytes(body, MAX_ANSWER_BYTES).await.map_err(|_| Problem::new(Code::InternalError))?;
-    // What was asked for is done: an answer that cannot be kept is no reason to hide it.
+    let body = read_body(body, MAX_RESPONSE_BYTES).await.map_err(|_| Problem::new(Code::InternalError))?;
+    // The request has succeeded, so its response is returned even if it cannot be stored.
     let text = String::from_utf8_lossy(&body);
-    if let Err(error) = api.store.answer_idempotent(named, i64::from(parts.status.as_u16()), &text).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "an answer could not be kept");
+    if let Err(error) = state.store.answer_idempotent(named, i64::from(parts.status.as_u16()), &text).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot store a response for its `Idempotency-Key`");
     }
     Ok(Response::from_parts(parts, Body::from(body)))
 }
-
-/// Marks an answer that succeeded in part only: the same request may be tried again.
-#[derive(Clone, Copy)]
-pub(in crate::http) struct DoNotKeep;

@@ -1,179 +1,151 @@
-//! Taking access away and giving it back: revoke, block, unblock and delete, by operators and by users themselves.
+//! `/users/{user}`: revoke, block, unblock, delete, and undoing the cut-off of older sign-ins.
 
-use axum::{Json as Answer, extract::State, http::StatusCode};
+use axum::{Json, extract::State, http::StatusCode};
 
-use crate::http::{
-    Api,
-    extract::{Context, Login, Operator, OptionalJson, UserPath},
-    problem::{Code, Problem},
-    view,
-};
 use crate::{
-    api::{ChangeRequest, ChangeResponse, ProblemDocument},
+    api::{ChangeRequest, ChangeResponse, IdempotencyKeyParam, UserParam},
     auth::Role,
     domain::{audit::RequestContext, user::UserRef},
+    http::{
+        authenticate::Operator,
+        context::Context,
+        extract::{OptionalJson, UserPath},
+        problem::Problem,
+        state::AppState,
+        view,
+    },
     jobs::ChangeContext,
     users::access::AccessChange,
 };
 
-const MAX_REASON_CHARACTERS: usize = 500;
+type ChangeAnswer = Result<(StatusCode, Json<ChangeResponse>), Problem>;
 
-type ChangeOutcome = Result<(StatusCode, Answer<ChangeResponse>), Problem>;
-
-/// What is to become of a user.
-enum Change {
-    Fence(AccessChange),
-    Unblock,
-    AllowOlderSignIns,
-}
-
-macro_rules! change {
-    ($(#[doc = $doc:literal])* $method:ident, $path:literal, $role:ident, $name:ident, |$request:ident| $what:expr) => {
-        $(#[doc = $doc])*
-        #[utoipa::path(
-            $method, path = $path, tag = "For operators and backends", security(("operatorKey" = [])),
-            params(
-                ("user" = String, Path, description = "`u_…`, or `<issuer key>:<subject>`, percent-encoded"),
-                ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key and body gives the same answer for 24 hours."),
-            ),
-            request_body(content = Option<ChangeRequest>, description = "May be left out."),
-            responses(
-                (status = 200, description = concat!("Done, at ACS too. Needs the role ", stringify!($role), "."), body = ChangeResponse),
-                (status = 202, description = "Accepted for good, and being retried until ACS confirms it.", body = ChangeResponse),
-                (status = 400, description = "`invalid_request`", body = ProblemDocument, content_type = "application/problem+json"),
-                (status = 401, description = "`missing_credentials`, `invalid_token`", body = ProblemDocument, content_type = "application/problem+json"),
-                (status = 403, description = "`forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
-                (status = 404, description = "`not_found`: there is no user with this id", body = ProblemDocument, content_type = "application/problem+json"),
-                (status = 422, description = "`idempotency_mismatch`", body = ProblemDocument, content_type = "application/problem+json"),
-                (status = 503, description = "`store_unavailable`: nothing was accepted", body = ProblemDocument, content_type = "application/problem+json"),
-            )
-        )]
-        pub(in crate::http) async fn $name(
-            State(api): State<Api>,
-            operator: Operator,
-            Context(trace): Context,
-            UserPath(user): UserPath,
-            OptionalJson($request): OptionalJson<ChangeRequest>,
-        ) -> ChangeOutcome {
-            operator.must_be_one_of(&[Role::$role])?;
-            let what = $what;
-            change(&api, &operator, trace, &user, $request, what).await
-        }
-    };
-}
-
-change!(
-    /// Revoke a user's access.
-    ///
-    /// Ends every token of the user. Unless told otherwise, logins from before now get no token any more.
-    post, "/users/{user}/revoke", Revoker, revoke_user, |request| {
-        Change::Fence(AccessChange::Revoke { reject_older_sign_ins: request.reject_older_sign_ins.unwrap_or(true) })
-    }
-);
-
-change!(
-    /// Block a user.
-    ///
-    /// As a revocation, and no new token until the block is lifted.
-    post, "/users/{user}/block", Revoker, block_user, |request| Change::Fence(AccessChange::Block)
-);
-
-change!(
-    /// Lift the block of a user.
-    ///
-    /// What was revoked stays revoked: the user has to sign in anew.
-    post, "/users/{user}/unblock", Revoker, unblock_user, |request| Change::Unblock
-);
-
-change!(
-    /// Let a user's older logins in again.
-    ///
-    /// Undoes what a revocation by mistake did to logins from before it. Tokens that it ended stay ended.
-    post, "/users/{user}/allow-older-sign-ins", Operator, allow_older_sign_ins, |request| Change::AllowOlderSignIns
-);
-
-change!(
-    /// Delete a user's identity.
-    ///
-    /// For good, with the user's chat memberships. Only a newer login starts afresh, with a new identity.
-    delete, "/users/{user}", Operator, delete_user, |request| Change::Fence(AccessChange::Delete)
-);
-
-/// Sign out everywhere.
+/// Revoke a user's access.
 ///
-/// Ends every token of the caller, and every login from before now, this one included.
+/// Ends every token of the user. Unless `rejectOlderSignIns` is false, sign-ins from before now get no more tokens. Needs
+/// the role `revoker`.
 #[utoipa::path(
-    post, path = "/me/revoke", tag = "For app users", security(("login" = [])),
+    post, path = "/users/{user}/revoke", tag = "For operators and backends", security(("operatorKey" = [])),
+    params(UserParam, IdempotencyKeyParam),
+    request_body(content = Option<ChangeRequest>, description = "May be left out."),
     responses(
-        (status = 200, description = "Done, at ACS too.", body = ChangeResponse),
-        (status = 202, description = "Accepted for good, and being retried until ACS confirms it.", body = ChangeResponse),
-        (status = 401, description = "`missing_credentials`, `invalid_token`, `reauthentication_required`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "`store_unavailable`, `keys_unavailable`: nothing was accepted", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "Revoked, at ACS too.", body = ChangeResponse),
+        (status = 202, description = "Accepted durably; retried until ACS confirms it.", body = ChangeResponse),
     )
 )]
-pub(in crate::http) async fn revoke_me(
-    State(api): State<Api>,
-    Login(login): Login,
+pub(in crate::http) async fn revoke_user(
+    State(state): State<AppState>,
+    operator: Operator,
     Context(trace): Context,
-) -> ChangeOutcome {
-    let order = ChangeContext { actor: None, reason: None, trace };
-    Ok(view::changed(api.users.revoke_me(&login, &order).await?))
+    UserPath(user): UserPath,
+    OptionalJson(request): OptionalJson<ChangeRequest>,
+) -> ChangeAnswer {
+    operator.must_be_one_of(&[Role::Revoker])?;
+    let reject_older_sign_ins = request.reject_older_sign_ins.unwrap_or(true);
+    let change = operator.change(trace, request.reason)?;
+    apply(&state, &user, AccessChange::Revoke { reject_older_sign_ins }, &change).await
 }
 
-/// Delete oneself.
+/// Block a user.
 ///
-/// For good, with the caller's chat memberships; only where `users.self_delete` is on.
+/// Ends every token of the user, and issues none until the block is lifted. Needs the role `revoker`.
 #[utoipa::path(
-    delete, path = "/me", tag = "For app users", security(("login" = [])),
+    post, path = "/users/{user}/block", tag = "For operators and backends", security(("operatorKey" = [])),
+    params(UserParam, IdempotencyKeyParam),
+    request_body(content = Option<ChangeRequest>, description = "May be left out."),
     responses(
-        (status = 200, description = "Done, at ACS too.", body = ChangeResponse),
-        (status = 202, description = "Accepted for good, and being retried until ACS confirms it.", body = ChangeResponse),
-        (status = 401, description = "`missing_credentials`, `invalid_token`, `reauthentication_required`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "`forbidden`: the settings do not allow it", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "`store_unavailable`, `keys_unavailable`: nothing was accepted", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 200, description = "Blocked, and revoked at ACS.", body = ChangeResponse),
+        (status = 202, description = "Accepted durably; retried until ACS confirms it.", body = ChangeResponse),
     )
 )]
-pub(in crate::http) async fn delete_me(
-    State(api): State<Api>,
-    Login(login): Login,
+pub(in crate::http) async fn block_user(
+    State(state): State<AppState>,
+    operator: Operator,
     Context(trace): Context,
-) -> ChangeOutcome {
-    let order = ChangeContext { actor: None, reason: None, trace };
-    Ok(view::changed(api.users.delete_me(&login, &order).await?))
+    UserPath(user): UserPath,
+    OptionalJson(request): OptionalJson<ChangeRequest>,
+) -> ChangeAnswer {
+    operator.must_be_one_of(&[Role::Revoker])?;
+    let change = plain_change(&operator, trace, request)?;
+    apply(&state, &user, AccessChange::Block, &change).await
 }
 
-async fn change(
-    api: &Api,
-    operator: &Operator,
-    trace: RequestContext,
-    user: &UserRef,
-    request: ChangeRequest,
-    what: Change,
-) -> ChangeOutcome {
-    if request.reject_older_sign_ins.is_some() && !matches!(what, Change::Fence(AccessChange::Revoke { .. })) {
-        return Err(Problem::new(Code::InvalidRequest).detail("`rejectOlderSignIns`: is for a revocation only"));
-    }
-    let order = order(operator, trace, request.reason)?;
-    let changed = match what {
-        Change::Fence(kind) => api.users.change(user, kind, &order).await?,
-        Change::Unblock => api.users.unblock(user, &order).await?,
-        Change::AllowOlderSignIns => api.users.allow_older_sign_ins(user, &order).await?,
-    };
-    Ok(view::changed(changed))
+/// Lift the block of a user.
+///
+/// What was revoked stays revoked: the user has to sign in again. Needs the role `revoker`.
+#[utoipa::path(
+    post, path = "/users/{user}/unblock", tag = "For operators and backends", security(("operatorKey" = [])),
+    params(UserParam, IdempotencyKeyParam),
+    request_body(content = Option<ChangeRequest>, description = "May be left out."),
+    responses((status = 200, description = "Not blocked.", body = ChangeResponse))
+)]
+pub(in crate::http) async fn unblock_user(
+    State(state): State<AppState>,
+    operator: Operator,
+    Context(trace): Context,
+    UserPath(user): UserPath,
+    OptionalJson(request): OptionalJson<ChangeRequest>,
+) -> ChangeAnswer {
+    operator.must_be_one_of(&[Role::Revoker])?;
+    let change = plain_change(&operator, trace, request)?;
+    Ok(view::changed(state.users.unblock(&user, &change).await?))
 }
 
-/// Who asks for it, and why.
-pub(in crate::http) fn order(
-    operator: &Operator,
-    trace: RequestContext,
-    reason: Option<String>,
-) -> Result<ChangeContext, Problem> {
-    let too_long = |reason: &String| reason.chars().count() > MAX_REASON_CHARACTERS || reason.contains('\0');
-    if reason.as_ref().is_some_and(too_long) {
-        let detail = format!("`reason`: at most {MAX_REASON_CHARACTERS} characters, without NUL");
-        return Err(Problem::new(Code::InvalidRequest).detail(detail));
+/// Accept a user's older sign-ins again.
+///
+/// Undoes the cut-off of a revocation that was a mistake. Tokens that it ended stay ended. Needs the role `operator`.
+#[utoipa::path(
+    post, path = "/users/{user}/allow-older-sign-ins", tag = "For operators and backends",
+    security(("operatorKey" = [])),
+    params(UserParam, IdempotencyKeyParam),
+    request_body(content = Option<ChangeRequest>, description = "May be left out."),
+    responses((status = 200, description = "Older sign-ins are accepted.", body = ChangeResponse))
+)]
+pub(in crate::http) async fn allow_older_sign_ins(
+    State(state): State<AppState>,
+    operator: Operator,
+    Context(trace): Context,
+    UserPath(user): UserPath,
+    OptionalJson(request): OptionalJson<ChangeRequest>,
+) -> ChangeAnswer {
+    operator.must_be_one_of(&[Role::Operator])?;
+    let change = plain_change(&operator, trace, request)?;
+    Ok(view::changed(state.users.allow_older_sign_ins(&user, &change).await?))
+}
+
+/// Delete a user's identity.
+///
+/// Permanently, with the user's chat memberships. A newer sign-in starts again with a new identity. Needs the role
+/// `operator`.
+#[utoipa::path(
+    delete, path = "/users/{user}", tag = "For operators and backends", security(("operatorKey" = [])),
+    params(UserParam, IdempotencyKeyParam),
+    request_body(content = Option<ChangeRequest>, description = "May be left out."),
+    responses(
+        (status = 200, description = "Deleted, at ACS too.", body = ChangeResponse),
+        (status = 202, description = "Accepted durably; retried until ACS confirms it.", body = ChangeResponse),
+    )
+)]
+pub(in crate::http) async fn delete_user(
+    State(state): State<AppState>,
+    operator: Operator,
+    Context(trace): Context,
+    UserPath(user): UserPath,
+    OptionalJson(request): OptionalJson<ChangeRequest>,
+) -> ChangeAnswer {
+    operator.must_be_one_of(&[Role::Operator])?;
+    let change = plain_change(&operator, trace, request)?;
+    apply(&state, &user, AccessChange::Delete, &change).await
+}
+
+async fn apply(state: &AppState, user: &UserRef, kind: AccessChange, change: &ChangeContext) -> ChangeAnswer {
+    Ok(view::changed(state.users.change(user, kind, change).await?))
+}
+
+/// Reads the request of a change that is not a revocation.
+fn plain_change(operator: &Operator, trace: RequestContext, request: ChangeRequest) -> Result<ChangeContext, Problem> {
+    if request.reject_older_sign_ins.is_some() {
+        return Err(Problem::invalid("`rejectOlderSignIns`: is only for a revocation"));
     }
-    Ok(ChangeContext { actor: Some(operator.actor()), reason, trace })
+    operator.change(trace, request.reason)
 }

@@ -1,12 +1,6 @@
 //! The admin listener: liveness, readiness and metrics, for probes and monitoring only.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -14,64 +8,58 @@ use axum::{
     http::{HeaderName, StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
+use tokio::{sync::watch, time::timeout};
 
-use crate::api::Readiness;
-use crate::http::Api;
+use crate::{api::Readiness, http::state::AppState};
 
-/// Where the process is in its life, as `/readyz` tells it.
-#[derive(Clone, Debug, Default)]
-pub struct Lifecycle(Arc<AtomicU8>);
+/// The longest that a probe waits for the database.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
-const STARTING: u8 = 0;
-const READY: u8 = 1;
-const STOPPING: u8 = 2;
+/// The phase of the process, as `/readyz` reports it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Lifecycle {
+    #[default]
+    Starting,
+    Ready,
+    Stopping,
+}
 
 impl Lifecycle {
-    /// Requests are welcome from now on.
-    pub fn ready(&self) {
-        self.0.store(READY, Ordering::Relaxed);
-    }
-
-    /// New requests should go elsewhere from now on.
-    pub fn stopping(&self) {
-        self.0.store(STOPPING, Ordering::Relaxed);
-    }
-
-    fn word(&self) -> &'static str {
-        match self.0.load(Ordering::Relaxed) {
-            STARTING => "starting",
-            READY => "ready",
-            _ => "stopping",
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
         }
     }
 }
 
-/// Builds the admin router.
-pub fn router(api: Api, lifecycle: Lifecycle) -> Router {
+pub(crate) fn router(state: AppState, lifecycle: watch::Receiver<Lifecycle>) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state((api, lifecycle))
+        .with_state((state, lifecycle))
 }
+
+type AdminState = State<(AppState, watch::Receiver<Lifecycle>)>;
 
 /// The content type is that of OpenMetrics 1.0, which Prometheus reads.
-async fn metrics(State((api, _)): State<(Api, Lifecycle)>) -> ([(HeaderName, &'static str); 1], String) {
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], api.metrics.render())
+async fn metrics(State((state, _)): AdminState) -> ([(HeaderName, &'static str); 1], String) {
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], state.metrics.render())
 }
 
-/// Ready is who has started and is not stopping: were every replica to leave the load balancer when the database is away,
-/// callers would see the proxy's bare error instead of ours with `Retry-After`.
-async fn readyz(State((api, lifecycle)): State<(Api, Lifecycle)>) -> (StatusCode, Json<Readiness>) {
-    let word = |good: bool| if good { "available" } else { "unavailable" }.to_owned();
-    let status = lifecycle.word();
-    // A probe has no patience: a database that takes longer is as good as away.
-    let database = tokio::time::timeout(Duration::from_millis(500), api.store.ping()).await;
-    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+/// The database is reported but does not decide: if every replica left the load balancer while it is unavailable, callers
+/// would see the proxy's bare error instead of ours with `Retry-After`.
+async fn readyz(State((state, lifecycle)): AdminState) -> (StatusCode, Json<Readiness>) {
+    let word = |is_available: bool| if is_available { "available" } else { "unavailable" }.to_owned();
+    let phase = *lifecycle.borrow();
+    let database = timeout(PING_TIMEOUT, state.store.ping()).await;
+    let status = if phase == Lifecycle::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = Readiness {
-        status: status.to_owned(),
-        database: word(database.is_ok_and(|answer| answer.is_ok())),
-        keys: api.authenticator.readiness().map(|(key, ready)| (key.to_owned(), word(ready))).collect(),
+        status: phase.as_str().to_owned(),
+        database: word(matches!(database, Ok(Ok(())))),
+        keys: state.authenticator.readiness().map(|(key, is_ready)| (key.to_owned(), word(is_ready))).collect(),
     };
-    (code, Json(body))
+    (status, Json(body))
 }

@@ -1,117 +1,105 @@
-//! `/revocations`: taking access away from many at once, or from everyone.
+//! `/revocations`: revoking the access of many users, or of everyone.
 
-use axum::{Json as Answer, extract::State, http::StatusCode};
+use axum::{Json as JsonResponse, extract::State, http::StatusCode};
 use uuid::Uuid;
 
-use crate::http::{
-    Api,
-    extract::{Context, IdPath, Json, Operator, Query},
-    paging,
-    problem::{Code, Problem},
-    routes::access,
-    routes::users::named,
-    view,
-};
 use crate::{
-    api::{ProblemDocument, RevocationRequest, RevocationResponse, RevocationsPage, RevocationsQuery},
+    api::{IdempotencyKeyParam, RevocationRequest, RevocationResponse, RevocationsPage, RevocationsQuery},
     auth::Role,
     domain::user::UserRef,
+    http::{
+        authenticate::Operator,
+        context::Context,
+        extract::{IdPath, Json, Query, parse_users},
+        paging,
+        problem::Problem,
+        state::AppState,
+        view,
+    },
     users::bulk::RevocationTarget,
 };
 
 const MAX_USERS: usize = 10_000;
 
-/// Revoke the access of many.
+/// Revoke the access of many users, or of everyone.
 ///
-/// Once this is answered, nobody of them gets a token on an older authorisation; everyone is stopped by one row, however
-/// many they are. At ACS the work goes on at the pace of its limits, only for users whose tokens may be alive, and first for
-/// those who sign in anew.
+/// Once this has answered, no token is issued to these users on the ground of an older sign-in. At ACS the tokens are
+/// revoked in the background, within its rate limits, only for users with unexpired tokens; users who sign in again go
+/// first. Needs the role `operator`.
+///
+/// `503 store_unavailable`: none of the users, or only some of a list, are revoked. Send the same request again.
 #[utoipa::path(
     post, path = "/revocations", tag = "For operators and backends", security(("operatorKey" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key and body gives the same answer for 24 hours.")),
+    params(IdempotencyKeyParam),
     request_body = RevocationRequest,
     responses(
         (status = 200, description = "What a `dryRun` would do.", body = RevocationResponse),
-        (status = 202, description = "Accepted for good; follow it at `/revocations/{id}`. Role `operator`.", body = RevocationResponse),
-        (status = 400, description = "`invalid_request`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "`missing_credentials`, `invalid_token`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "`forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "`payload_too_large`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "`idempotency_mismatch`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "`store_unavailable`: nobody is revoked, or some of a list are; make the same request again", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 202, description = "Accepted durably; `GET /revocations/{id}` reports the progress.", body = RevocationResponse),
     )
 )]
 pub(in crate::http) async fn revoke_many(
-    State(api): State<Api>,
+    State(state): State<AppState>,
     operator: Operator,
     Context(trace): Context,
     Json(request): Json<RevocationRequest>,
-) -> Result<(StatusCode, Answer<RevocationResponse>), Problem> {
+) -> Result<(StatusCode, JsonResponse<RevocationResponse>), Problem> {
     operator.must_be_one_of(&[Role::Operator])?;
     let users = request.users.unwrap_or_default();
-    let whom = match (request.all, users.is_empty()) {
+    let target = match (request.all, users.is_empty()) {
         (true, true) => RevocationTarget::All,
-        (false, false) => RevocationTarget::Users(named(&users, MAX_USERS, UserRef::parse)?),
-        _ => return Err(Problem::new(Code::InvalidRequest).detail("either `users` or `all` must be given")),
+        (false, false) => RevocationTarget::Users(parse_users(&users, MAX_USERS, UserRef::parse)?),
+        _ => return Err(Problem::invalid("either `users` or `all` must be given")),
     };
-    let is_unknown = |places: Vec<usize>| places.into_iter().filter_map(|place| users.get(place).cloned()).collect();
-    let order = access::order(&operator, trace, request.reason)?;
+    let named = |indexes: Vec<usize>| indexes.into_iter().filter_map(|index| users.get(index).cloned()).collect();
+    let change = operator.change(trace, request.reason)?;
     if request.dry_run {
-        let estimate = api.users.estimate_revocation(&whom).await?;
-        let (total, unknown) = (estimate.total, is_unknown(estimate.unknown));
-        let answer = view::estimate(&order, total, unknown, request.all, api.clock.now());
-        return Ok((StatusCode::OK, Answer(answer)));
+        let estimate = state.users.estimate_revocation(&target).await?;
+        let (total, unknown) = (estimate.total, named(estimate.unknown));
+        let response = view::estimate(&change, total, unknown, request.all, state.clock.now());
+        return Ok((StatusCode::OK, JsonResponse(response)));
     }
     let reject_older_sign_ins = request.reject_older_sign_ins.unwrap_or(true);
-    let (status, unknown) = api.users.revoke_many(whom, reject_older_sign_ins, &order).await?;
-    let answer = RevocationResponse { unknown: is_unknown(unknown), ..view::revocation(status) };
-    Ok((StatusCode::ACCEPTED, Answer(answer)))
+    let (status, unknown) = state.users.revoke_many(target, reject_older_sign_ins, &change).await?;
+    let response = RevocationResponse { unknown: named(unknown), ..view::revocation(status) };
+    Ok((StatusCode::ACCEPTED, JsonResponse(response)))
 }
 
-/// List revocations of many.
+/// List revocations of many users.
+///
+/// Needs the role `viewer`.
 #[utoipa::path(
-    get, path = "/revocations", tag = "For operators and backends", security(("operatorKey" = [])), params(RevocationsQuery),
-    responses(
-        (status = 200, description = "A page of revocations, newest first. Role `viewer`.", body = RevocationsPage),
-        (status = 400, description = "`invalid_request`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "`missing_credentials`, `invalid_token`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "`forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "`store_unavailable`", body = ProblemDocument, content_type = "application/problem+json"),
-    )
+    get, path = "/revocations", tag = "For operators and backends", security(("operatorKey" = [])),
+    params(RevocationsQuery),
+    responses((status = 200, description = "A page of revocations, newest first.", body = RevocationsPage))
 )]
 pub(in crate::http) async fn list_revocations(
-    State(api): State<Api>,
+    State(state): State<AppState>,
     operator: Operator,
     Query(query): Query<RevocationsQuery>,
-) -> Result<Answer<RevocationsPage>, Problem> {
+) -> Result<JsonResponse<RevocationsPage>, Problem> {
     operator.must_be_one_of(&[Role::Viewer])?;
     let limit = paging::limit(query.limit)?;
     let same_query = "revocations";
     let before = paging::after(query.cursor.as_deref(), same_query, |text| text.parse().ok())?;
-    let revocations = api.users.list_revocations(before.unwrap_or(Uuid::max()), limit).await?;
-    let is_full = i64::try_from(revocations.len()).is_ok_and(|count| count == limit);
-    let last = revocations.last().filter(|_| is_full);
-    let next_cursor = last.map(|last| paging::cursor(same_query, &last.revocation.id.to_string()));
-    Ok(Answer(RevocationsPage { revocations: revocations.into_iter().map(view::revocation).collect(), next_cursor }))
+    let revocations = state.users.list_revocations(before.unwrap_or(Uuid::max()), limit).await?;
+    let next_cursor = paging::next(&revocations, limit, same_query, |status| status.revocation.id.to_string());
+    let revocations = revocations.into_iter().map(view::revocation).collect();
+    Ok(JsonResponse(RevocationsPage { revocations, next_cursor }))
 }
 
-/// Get a revocation of many.
+/// Get a revocation of many users.
+///
+/// Needs the role `viewer`.
 #[utoipa::path(
     get, path = "/revocations/{id}", tag = "For operators and backends", security(("operatorKey" = [])),
     params(("id" = Uuid, Path, description = "The revocation's id")),
-    responses(
-        (status = 200, description = "How far it has come. Role `viewer`.", body = RevocationResponse),
-        (status = 401, description = "`missing_credentials`, `invalid_token`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "`forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "`not_found`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "`store_unavailable`", body = ProblemDocument, content_type = "application/problem+json"),
-    )
+    responses((status = 200, description = "The revocation and its progress.", body = RevocationResponse))
 )]
 pub(in crate::http) async fn get_revocation(
-    State(api): State<Api>,
+    State(state): State<AppState>,
     operator: Operator,
     IdPath(id): IdPath,
-) -> Result<Answer<RevocationResponse>, Problem> {
+) -> Result<JsonResponse<RevocationResponse>, Problem> {
     operator.must_be_one_of(&[Role::Viewer])?;
-    Ok(Answer(view::revocation(api.users.revocation(id).await?)))
+    Ok(JsonResponse(view::revocation(state.users.revocation(id).await?)))
 }

@@ -1,87 +1,93 @@
-//! `POST /token`: the main job.
+//! `POST /token` and `POST /users/{user}/token`: tokens for app users, and for operators on behalf of users.
 
-use axum::{Extension, Json, extract::State, http::header};
+use axum::{Extension, Json as JsonResponse, extract::State, http::header};
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 
-use crate::http::{
-    Api,
-    extract::{Context, Login, OptionalJson},
-    middleware::access_log::TokenIssuedEvent,
-    problem::{Code, Problem},
-};
 use crate::{
-    api::{CommunicationUser, ProblemDocument, TokenRequest, TokenResponse},
+    api::{CommunicationUser, TokenRequest, TokenResponse, UserParam},
+    auth::Role,
     domain::{scope::Scopes, token::Lifetime},
+    http::{
+        authenticate::{Operator, SignedIn},
+        context::Context,
+        extract::{OptionalJson, UserPath},
+        outcome::{Outcome, TokenIssued},
+        problem::Problem,
+        state::AppState,
+    },
     tokens::issue::{Issued, Requester, TokenParams},
 };
 
+type TokenAnswer = (Extension<Outcome>, [(header::HeaderName, &'static str); 1], JsonResponse<TokenResponse>);
+
 /// Issue a token.
 ///
-/// Gives the caller an ACS access token for the caller's own identity, which is created at the first call.
+/// Returns an ACS access token for the caller's own identity, which the first call creates.
+///
+/// `401 reauthentication_required` means that the sign-in is older than a change of the user's access: the same sign-in
+/// token never becomes valid again, and `signInsValidFrom` tells from when on sign-ins are accepted.
 #[utoipa::path(
-    post,
-    path = "/token",
-    tag = "For app users",
-    security(("login" = [])),
+    post, path = "/token", tag = "For app users", security(("signInToken" = [])),
     request_body(content = Option<TokenRequest>, description = "May be left out."),
     responses(
-        (status = 200, description = "A token that is good now.", body = TokenResponse,
+        (status = 200, description = "A valid token.", body = TokenResponse,
          headers(
              ("Cache-Control" = String, description = "Always `no-store`."),
-             ("RateLimit" = String, description = "How the user stands: requests left and seconds until one more (draft-ietf-httpapi-ratelimit-headers)."),
+             ("RateLimit" = String, description = "The user's rate limit: requests left, and seconds until one more (draft-ietf-httpapi-ratelimit-headers)."),
              ("RateLimit-Policy" = String, description = "The limit: requests and seconds."),
          )),
-        (status = 400, description = "`invalid_request`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "`missing_credentials`, `invalid_token`, `reauthentication_required`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "`scope_not_allowed`, `user_blocked`, `forbidden`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "`user_deleting`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "`payload_too_large`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "`unsupported_media_type`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "`rate_limited`; with `Retry-After` and `RateLimit`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 502, description = "`upstream_rejected`", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "`upstream_throttled`, `upstream_unavailable`, `store_unavailable`, `keys_unavailable`, `overloaded`, `operation_in_progress`; with `Retry-After`", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(in crate::http) async fn issue_token(
-    State(api): State<Api>,
+    State(state): State<AppState>,
+    SignedIn(sign_in): SignedIn,
     Context(trace): Context,
-    Login(login): Login,
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<TokenAnswer, Problem> {
-    issue(&api, Requester::of_sign_in(login, trace), request).await
+    issue(&state, Requester::of_sign_in(sign_in, trace), request).await
 }
 
-/// An answer that carries a token, with what its line in the log tells.
-pub(in crate::http) type TokenAnswer =
-    (Extension<TokenIssuedEvent>, [(header::HeaderName, &'static str); 1], Json<TokenResponse>);
-
-/// Issues a token to whoever asks.
-pub(in crate::http) async fn issue(
-    api: &Api,
-    requester: Requester,
-    request: TokenRequest,
+/// Issue a token for a user.
+///
+/// Within the scopes and the lifetime of the key. Needs the role `minter`.
+#[utoipa::path(
+    post, path = "/users/{user}/token", tag = "For operators and backends", security(("operatorKey" = [])),
+    params(UserParam),
+    request_body(content = Option<TokenRequest>, description = "May be left out."),
+    responses((status = 200, description = "A valid token.", body = TokenResponse))
+)]
+pub(in crate::http) async fn issue_user_token(
+    State(state): State<AppState>,
+    operator: Operator,
+    Context(trace): Context,
+    UserPath(user): UserPath,
+    OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<TokenAnswer, Problem> {
-    let mut issued = api.tokens.issue(&requester, &wanted(request)?).await?;
-    let issued_event = TokenIssuedEvent {
+    operator.must_be_one_of(&[Role::Minter])?;
+    issue(&state, operator.requester(user, trace), request).await
+}
+
+async fn issue(state: &AppState, requester: Requester, request: TokenRequest) -> Result<TokenAnswer, Problem> {
+    let issued = state.tokens.issue(&requester, &params(request)?).await?;
+    let outcome = Outcome::TokenIssued(TokenIssued {
         user: issued.user.clone(),
-        fingerprint: std::mem::take(&mut issued.fingerprint),
+        fingerprint: issued.fingerprint.clone(),
         how: issued.source,
         expires_on: issued.expires_on,
         sign_in_id: requester.sign_in_id,
         session_id: requester.session_id,
         client: requester.trace.client,
-    };
-    let response = Json(response(issued, api.tokens.endpoint(), api.clock.now()));
-    Ok((Extension(issued_event), [(header::CACHE_CONTROL, "no-store")], response))
+    });
+    let response = response(issued, state.tokens.endpoint(), state.clock.now());
+    Ok((Extension(outcome), [(header::CACHE_CONTROL, "no-store")], JsonResponse(response)))
 }
 
-fn wanted(request: TokenRequest) -> Result<TokenParams, Problem> {
-    let invalid = |detail: String| Problem::new(Code::InvalidRequest).detail(detail);
+fn params(request: TokenRequest) -> Result<TokenParams, Problem> {
     if request.scopes.as_ref().is_some_and(Scopes::is_empty) {
-        return Err(invalid("`scopes`: must name at least one scope, or be left out".to_owned()));
+        return Err(Problem::invalid("`scopes`: must name at least one scope, or be left out"));
     }
     let lifetime = request.expires_in_minutes.map(Lifetime::from_minutes).transpose();
-    let lifetime = lifetime.map_err(|error| invalid(format!("`expiresInMinutes`: {error}")))?;
+    let lifetime = lifetime.map_err(|error| Problem::invalid(format!("`expiresInMinutes`: {error}")))?;
     Ok(TokenParams { scopes: request.scopes, lifetime })
 }
 
