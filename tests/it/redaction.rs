@@ -66,7 +66,7 @@ async fn no_secret_is_logged_at_trace() {
     app.stop().await.unwrap();
 
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
-    for proof in ["token handed out", "request refused", "INSERT INTO audit_events"] {
+    for proof in ["token issued", "request refused", "INSERT INTO audit_events"] {
         assert!(log.contains(proof), "the log is not what it should be: no `{proof}` in {} bytes", log.len());
     }
     for secret in secrets {
