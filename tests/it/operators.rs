@@ -190,15 +190,23 @@ on_each_database! {
 #[tokio::test]
 async fn a_write_whose_caller_is_gone_is_finished_before_the_service_stops() {
     let app = TestApp::start(&Database::sqlite()).await;
-    let database = app.database.clone();
-    app.acs.fault(json!({"operation": "create", "kind": "delay", "delayMs": 1000})).await;
-    let request = app.http.post(format!("{}/users/ensure", app.url)).bearer_auth(key("minter"));
-    let request = request.header("idempotency-key", "k").json(&json!({"users": ["test:bob"]}));
-    let caller = tokio::spawn(request.send());
-    app.acs.wait_for_calls("create", 1).await;
-    caller.abort();
-    app.stop().await.unwrap();
-    assert_eq!(database.count("SELECT COUNT(*) FROM idempotency_keys WHERE status = 200").await, 1);
+    let stopping = app.another().await;
+    const BEGUN: &str = "SELECT COUNT(*) FROM idempotency_keys";
+    const STORED: &str = "SELECT COUNT(*) FROM idempotency_keys WHERE status = 200";
+    app.acs.fault(json!({"operation": "create", "kind": "delay", "delayMs": 2000})).await;
+    let login = app.issuer.login("bob");
+    let (created, ()) = tokio::join!(app.token(&login, None), async {
+        app.acs.wait_for_calls("create", 1).await;
+        // Waits for the identity that the other replica is creating.
+        let request = app.http.post(format!("{}/users/ensure", stopping.url)).bearer_auth(key("minter"));
+        let request = request.header("idempotency-key", "k").json(&json!({"users": ["test:bob"]}));
+        let caller = tokio::spawn(request.send());
+        eventually(async || (app.database.count(BEGUN).await == 1).then_some(())).await;
+        caller.abort();
+        stopping.stop().await.unwrap();
+        assert_eq!(app.database.count(STORED).await, 1);
+    });
+    created.token();
 }
 
 #[tokio::test]

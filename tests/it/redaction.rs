@@ -95,7 +95,7 @@ on_each_database! {
         let swap = "UPDATE users SET cached_tokens = (SELECT cached_tokens FROM users WHERE subject = 'bob') WHERE subject = 'alice'";
         assert_eq!(database.execute(swap).await, 1);
         secrets.push(app.token(&good, None).await.token());
-        assert_eq!(app.metric("vendor_cached_tokens_unopened_total").await, 1);
+        assert_eq!(app.metric("vendor_undecryptable_cached_tokens_total").await, 1);
         assert_eq!(app.acs.stats().await["unauthorized"], 1, "the first access key was refused");
         app.stop().await.unwrap();
 
