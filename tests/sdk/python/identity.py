@@ -1,6 +1,6 @@
 """Drives the emulator with the official Python SDK, in its blocking and its async form.
 
-EMULATOR_URL and EMULATOR_ACCESS_KEY say where and how.
+Needs EMULATOR_URL and EMULATOR_ACCESS_KEY.
 The client is built from endpoint and key: from a connection string this SDK would always speak https.
 Needs Python 3.11 or newer, whose datetime reads fractions of any length.
 """
@@ -42,7 +42,7 @@ def report(user):
 
 
 async def resolve(result):
-    """Lets one text of a check serve both forms of the client."""
+    """Makes a check work with both forms of the client."""
     return await result if inspect.isawaitable(result) else result
 
 
