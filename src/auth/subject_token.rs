@@ -12,7 +12,7 @@ use super::{
     claims::{self, Expected},
     discovery::Source,
     jose,
-    jwks::KeyCache,
+    key_cache::KeyCache,
     policy::{Grant, Policy},
     verify::Unverified,
 };

@@ -4,7 +4,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Header};
 use serde_json::{Map, Value};
 
-use super::{jose::Error, jwks::KeyCache};
+use super::{jose::Error, key_cache::KeyCache};
 
 /// A token that was parsed but not verified.
 #[derive(Debug)]

@@ -75,7 +75,7 @@ struct List {
     #[arg(long, value_parser = ["creating", "active", "deleting", "unbound"])]
     state: Option<String>,
     #[command(flatten)]
-    list: ListArgs,
+    page: ListArgs,
 }
 
 #[derive(Debug, Args)]
@@ -126,7 +126,7 @@ async fn list(session: &Session, options: List) -> anyhow::Result<()> {
             table::optional(user.communication_user_id.as_ref()),
         ]
     };
-    session.show_list("users", "users", &filter, &options.list, header, row).await
+    session.show_list("users", "users", &filter, &options.page, header, row).await
 }
 
 async fn tokens(session: &Session, user: &str, at: Option<DateTime<Utc>>) -> anyhow::Result<()> {

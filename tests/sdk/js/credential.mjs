@@ -1,6 +1,6 @@
-// Checks that the credential class of the official JavaScript SDK lives on tokens from the token service.
+// Checks that the credential class of the official JavaScript SDK works with tokens from the service.
 //
-// VENDOR_URL is the token service, LOGIN the bearer JWT of an app user, EMULATOR_URL the emulator behind the service.
+// VENDOR_URL is the token service, SUBJECT_TOKEN the sign-in token of an app user, EMULATOR_URL the emulator behind the service.
 
 import assert from "node:assert/strict";
 
@@ -9,13 +9,13 @@ import { AzureCommunicationTokenCredential } from "@azure/communication-common";
 import { introspect, required, run } from "./emulator.mjs";
 
 const VENDOR_URL = required("VENDOR_URL").replace(/\/$/, "");
-const LOGIN = required("LOGIN");
+const SUBJECT_TOKEN = required("SUBJECT_TOKEN");
 
-/** Gets a token as an app would, and remembers it for comparison. */
+/** Gets a token as an app would, and records it for comparison. */
 function vendor() {
   const seen = [];
   const fetchToken = async () => {
-    const answer = await fetch(`${VENDOR_URL}/token`, { method: "POST", headers: { authorization: `Bearer ${LOGIN}` } });
+    const answer = await fetch(`${VENDOR_URL}/token`, { method: "POST", headers: { authorization: `Bearer ${SUBJECT_TOKEN}` } });
     const text = await answer.text();
     assert.ok(answer.ok, `POST /token answered ${answer.status}: ${text}`);
     const body = JSON.parse(text);
@@ -25,8 +25,8 @@ function vendor() {
   return { seen, fetchToken, tokenRefresher: async () => (await fetchToken()).token };
 }
 
-/** Checks what a credential hands out against what the service answered. */
-async function assertHandsOut(credential, answer) {
+/** Compares the token of a credential with the response of the service. */
+async function assertReturns(credential, answer) {
   const { token, expiresOnTimestamp } = await credential.getToken();
   assert.equal(token, answer.token);
   for (const ours of [answer.expiresOnTimestamp, Date.parse(answer.expiresOn)]) {
@@ -36,36 +36,36 @@ async function assertHandsOut(credential, answer) {
   assert.equal(judged.active, true, JSON.stringify(judged));
 }
 
-async function initialTokenIsHandedOut() {
+async function initialTokenIsReturned() {
   const { seen, fetchToken, tokenRefresher } = vendor();
   const { token } = await fetchToken();
   const credential = new AzureCommunicationTokenCredential({ token, tokenRefresher });
   try {
-    await assertHandsOut(credential, seen[0]);
+    await assertReturns(credential, seen[0]);
     assert.equal(seen.length, 1, "the refresher was called although the token is fresh");
   } finally {
     credential.dispose();
   }
 }
 
-async function refresherIsAskedWithoutAnInitialToken() {
+async function refresherIsCalledWithoutAnInitialToken() {
   const { seen, tokenRefresher } = vendor();
   const credential = new AzureCommunicationTokenCredential({ tokenRefresher });
   try {
     await credential.getToken();
-    await assertHandsOut(credential, seen[0]);
+    await assertReturns(credential, seen[0]);
     assert.equal(seen.length, 1, "the refresher was called more than once");
   } finally {
     credential.dispose();
   }
 }
 
-async function proactiveRefreshTakesAToken() {
+async function proactiveRefreshGetsAToken() {
   const { seen, tokenRefresher } = vendor();
   const credential = new AzureCommunicationTokenCredential({ tokenRefresher, refreshProactively: true });
   try {
     await credential.getToken();
-    await assertHandsOut(credential, seen.at(-1));
+    await assertReturns(credential, seen.at(-1));
   } finally {
     credential.dispose();
   }
@@ -76,15 +76,15 @@ async function proactiveRefreshKeepsAnInitialToken() {
   const { token } = await fetchToken();
   const credential = new AzureCommunicationTokenCredential({ token, tokenRefresher, refreshProactively: true });
   try {
-    await assertHandsOut(credential, seen.at(-1));
+    await assertReturns(credential, seen.at(-1));
   } finally {
     credential.dispose();
   }
 }
 
 await run([
-  initialTokenIsHandedOut,
-  refresherIsAskedWithoutAnInitialToken,
-  proactiveRefreshTakesAToken,
+  initialTokenIsReturned,
+  refresherIsCalledWithoutAnInitialToken,
+  proactiveRefreshGetsAToken,
   proactiveRefreshKeepsAnInitialToken,
 ]);

@@ -1,4 +1,4 @@
-// What the checks of this folder share: the emulator's control surface, and the running of checks.
+// Shared by the checks: the control endpoints of the emulator, and running the checks.
 
 export const EMULATOR_URL = required("EMULATOR_URL").replace(/\/$/, "");
 
@@ -9,17 +9,17 @@ export function required(name) {
   return value;
 }
 
-/** Asks the emulator what it thinks of a token. */
+/** Introspects a token at the emulator. */
 export async function introspect(token) {
   return control("introspect", { method: "POST", body: JSON.stringify({ token }) });
 }
 
-/** Asks the emulator what it knows of an identity. */
+/** Gets the state of an identity from the emulator. */
 export async function report(user) {
   return control(`identities/${encodeURIComponent(user.communicationUserId)}`);
 }
 
-/** Runs every check, one after the other, and sets the exit code; what fails in the background fails the check. */
+/** Runs the checks in order and sets the exit code; an error in the background fails its check. */
 export async function run(checks) {
   let failed = 0;
   let stray;

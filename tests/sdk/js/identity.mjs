@@ -1,6 +1,6 @@
 // Drives the emulator with the official JavaScript SDK.
 //
-// EMULATOR_URL and EMULATOR_ACCESS_KEY say where and how.
+// Needs EMULATOR_URL and EMULATOR_ACCESS_KEY.
 
 import assert from "node:assert/strict";
 import { setTimeout as wait } from "node:timers/promises";

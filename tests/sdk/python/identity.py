@@ -1,6 +1,6 @@
 """Drives the emulator with the official Python SDK, in its blocking and its async form.
 
-EMULATOR_URL and EMULATOR_ACCESS_KEY say where and how.
+Needs EMULATOR_URL and EMULATOR_ACCESS_KEY.
 The client is built from endpoint and key: from a connection string this SDK would always speak https.
 Needs Python 3.11 or newer, whose datetime reads fractions of any length.
 """
@@ -41,14 +41,14 @@ def report(user):
     return control("identities/" + urllib.parse.quote(user.properties["id"], safe=""))
 
 
-async def settle(result):
-    """Lets one text of a check serve both forms of the client."""
+async def resolve(result):
+    """Makes a check work with both forms of the client."""
     return await result if inspect.isawaitable(result) else result
 
 
 async def failure(kind, call):
     try:
-        await settle(call())
+        await resolve(call())
     except kind as error:
         return error
     raise AssertionError(f"expected {kind.__name__}, but the call succeeded")
@@ -63,14 +63,14 @@ def assert_near(actual, expected):
 
 
 async def create_makes_an_identity_without_tokens(client):
-    user = await settle(client.create_user())
+    user = await resolve(client.create_user())
     assert user.properties["id"].startswith("8:acs:"), user.properties
     expected = {"id": user.properties["id"], "exists": True, "tokensIssued": 0, "tokensActive": 0}
     assert report(user) == expected, report(user)
 
 
 async def create_with_token_makes_both(client):
-    user, token = await settle(client.create_user_and_token(["chat", "voip"]))
+    user, token = await resolve(client.create_user_and_token(["chat", "voip"]))
     judged = introspect(token.token)
     assert judged["active"] is True, judged
     assert judged["identity"] == user.properties["id"], judged
@@ -79,9 +79,9 @@ async def create_with_token_makes_both(client):
 
 
 async def issue_honours_the_lifetime(client):
-    user = await settle(client.create_user())
+    user = await resolve(client.create_user())
     for asked in (timedelta(minutes=60), timedelta(minutes=90), timedelta(hours=24)):
-        token = await settle(client.get_token(user, ["voip.join"], token_expires_in=asked))
+        token = await resolve(client.get_token(user, ["voip.join"], token_expires_in=asked))
         assert_near(lifetime(token), asked)
         judged = introspect(token.token)
         assert judged["active"] is True, judged
@@ -89,7 +89,7 @@ async def issue_honours_the_lifetime(client):
 
 
 async def too_short_lifetime_is_a_validation_error(client):
-    user = await settle(client.create_user())
+    user = await resolve(client.create_user())
     asked = timedelta(minutes=59)
     for call in (
         lambda: client.get_token(user, ["chat"], token_expires_in=asked),
@@ -103,29 +103,29 @@ async def too_short_lifetime_is_a_validation_error(client):
 
 
 async def revoke_ends_every_token(client):
-    user, first = await settle(client.create_user_and_token(["chat"]))
-    second = await settle(client.get_token(user, ["chat"]))
+    user, first = await resolve(client.create_user_and_token(["chat"]))
+    second = await resolve(client.get_token(user, ["chat"]))
     assert first.token != second.token, "two tokens are the same string"
     assert report(user)["tokensActive"] == 2, report(user)
-    await settle(client.revoke_tokens(user))
+    await resolve(client.revoke_tokens(user))
     for token in (first, second):
         judged = introspect(token.token)
         assert judged["active"] is False and judged["reason"] == "revoked", judged
     # The emulator takes tokens of the revocation's own second as revoked, so a good one must be of a later second.
     time.sleep(1.1)
-    third = await settle(client.get_token(user, ["chat"]))
+    third = await resolve(client.get_token(user, ["chat"]))
     assert introspect(third.token)["active"] is True, introspect(third.token)
 
 
 async def delete_ends_identity_and_tokens(client):
-    user, token = await settle(client.create_user_and_token(["chat"]))
-    await settle(client.delete_user(user))
+    user, token = await resolve(client.create_user_and_token(["chat"]))
+    await resolve(client.delete_user(user))
     judged = introspect(token.token)
     assert judged["active"] is False and judged["reason"] == "identity_deleted", judged
     assert report(user)["exists"] is False, report(user)
     error = await failure(ResourceNotFoundError, lambda: client.get_token(user, ["chat"]))
     assert error.error.code == "IdentityNotFound", error.error.code
-    await settle(client.delete_user(user))
+    await resolve(client.delete_user(user))
 
 
 async def foreign_identity_is_not_owned(client):
