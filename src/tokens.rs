@@ -75,7 +75,7 @@ pub(crate) struct Parts {
 /// Issues tokens.
 pub(crate) struct Tokens {
     parts: Parts,
-    in_flight: InFlight,
+    in_flight: InFlight<mint::Key, Option<issue::Issued>>,
     /// Whether the database knows the GUID of the resource.
     resource_is_known: AtomicBool,
 }

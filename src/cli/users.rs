@@ -1,11 +1,14 @@
 //! `users`: managing app users.
 
 mod change;
+mod one;
 
 use anyhow::ensure;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+
+use one::{One, name};
 
 use super::{
     remote::{ListArgs, Remote, Session, read},
@@ -14,7 +17,6 @@ use super::{
 use crate::{
     api::{HeldTokenResponse, HeldTokens, ImportRequest, ResolvedUser, ResolvedUsers, UserResponse, UsersRequest},
     config::Variables,
-    domain::user::{ParseError, UserRef},
 };
 
 /// The number of users that the service accepts in one call.
@@ -76,13 +78,6 @@ struct List {
     state: Option<String>,
     #[command(flatten)]
     page: ListArgs,
-}
-
-#[derive(Debug, Args)]
-struct One {
-    /// The user: `u_…` or `<issuer key>:<subject>`.
-    #[arg(value_parser = user_ref)]
-    user: String,
 }
 
 pub(super) async fn run(options: Options, environment: &Variables) -> anyhow::Result<()> {
@@ -195,13 +190,4 @@ fn describe(user: &UserResponse) -> String {
         ("created", table::time(user.created_at)),
         ("updated", table::time(user.updated_at)),
     ])
-}
-
-/// The name that commands take.
-fn name(user: &UserResponse) -> String {
-    format!("{}:{}", user.issuer, user.subject)
-}
-
-fn user_ref(text: &str) -> Result<String, ParseError> {
-    UserRef::parse(text).map(|_| text.to_owned())
 }

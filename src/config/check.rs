@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::SocketAddr, time::Duration};
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::{Errors, Raw, Settings};
+use super::settings::{Errors, Raw, Settings};
 use crate::{
     acs::{self, connection_string::ConnectionString},
     auth::{IssuerSettings, Issuers, Operators},

@@ -12,7 +12,7 @@ use figment::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Errors, Raw, Variables};
+use super::settings::{Errors, Raw, Variables};
 
 pub(super) const WHOLE_FILE: &str = "VENDOR__CONFIG";
 const PREFIX: &str = "VENDOR__";

@@ -10,13 +10,13 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, PgPool, Row as _};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use super::{
-    Error, UserRead,
-    connection::{check_alive, within_deadline},
-    users::{READ_LATERAL, READ_LATERAL_FROM},
+    connection::{STATEMENT_TIMEOUT, check_alive, within_deadline},
+    error::Error,
+    user_row::{READ_LATERAL, READ_LATERAL_FROM, UserRead},
 };
 use crate::domain::user::AppUser;
 
@@ -64,8 +64,12 @@ impl BatchReader {
     pub(super) async fn read(&self, user: AppUser, now: DateTime<Utc>) -> Result<UserRead, Error> {
         let (answer, answered) = oneshot::channel();
         let closed = || Error::from(sqlx::Error::PoolClosed);
-        self.0.send(Request { user, now, answer }).await.map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        // The deadline is the request's: the reads before it may use theirs up.
+        let read = async {
+            self.0.send(Request { user, now, answer }).await.map_err(|_| closed())?;
+            answered.await.map_err(|_| closed())?
+        };
+        timeout(STATEMENT_TIMEOUT, read).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into()))
     }
 }
 

@@ -38,15 +38,6 @@ const STALE: &str = "
 
 const COUNT_LIVE: &str = "SELECT COUNT(*) FROM users WHERE state = 'active' AND tokens_expire_at > $1";
 
-/// What was done to everyone.
-#[derive(Clone, Copy, Debug, sqlx::FromRow)]
-pub struct GlobalState {
-    /// How often everyone was revoked.
-    pub epoch: i64,
-    /// Logins from before this whole second get no token.
-    pub sign_ins_valid_from: Option<DateTime<Utc>>,
-}
-
 impl Store {
     /// Revokes all users: steps the global epoch, and writes the revocation that `revocation` describes with its event.
     ///

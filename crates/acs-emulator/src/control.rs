@@ -14,7 +14,9 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Shared, data_plane::read, faults::Rule, operations::round_trip, refusal::Refusal, state::TokenState};
+use super::{
+    data_plane::read, faults::Rule, operations::round_trip, refusal::Refusal, shared::Shared, state::TokenState,
+};
 
 #[derive(Deserialize)]
 struct Introspect {

@@ -15,11 +15,11 @@ use futures_util::stream;
 use uuid::Uuid;
 
 use super::{
-    Shared,
     call::{Action, SUPPORTED_VERSIONS},
     faults::{Fault, Kind},
     operations::Call,
     refusal::Refusal,
+    shared::Shared,
     signature::{self, Denial},
 };
 

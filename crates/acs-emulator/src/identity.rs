@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use super::{AccessKey, refusal::Refusal};
+use super::{access_key::AccessKey, refusal::Refusal};
 
 /// The clouds that identities may name; this resource is in the first.
 const CLOUDS: [&str; 3] = ["acs", "gcch-acs", "dod-acs"];

@@ -9,11 +9,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{
-    Shared,
     call::{Action, Version},
     grant::Grant,
     limits::Limited,
     refusal::Refusal,
+    shared::Shared,
 };
 
 /// An authenticated call.

@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::AccessKey;
+use super::access_key::AccessKey;
 
 const TOLERANCE: TimeDelta = TimeDelta::minutes(15);
 const CONTENT_HASH: &str = "x-ms-content-sha256";

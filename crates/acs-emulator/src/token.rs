@@ -14,7 +14,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Error, identity::Resource};
+use super::{access_key::Error, identity::Resource};
 
 /// Signs tokens and recognises its own.
 pub(super) struct Mint {

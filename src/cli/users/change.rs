@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{One, name};
+use super::one::{One, name};
 use crate::{
     api::{ChangeRequest, ChangeResponse, OperationState},
     cli::{

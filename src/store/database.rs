@@ -1,0 +1,146 @@
+//! The database, opened: one of two pools, and the transactions on it.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use sqlx::{
+    Database, PgPool, Postgres, Sqlite, SqlitePool,
+    pool::PoolOptions,
+    sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+
+use super::{
+    batch::{self, BatchReader},
+    connection::{Session, check_alive},
+    error::Error,
+    on_pool, url,
+};
+
+/// How many of a replica's connections to Postgres serve batched reads only.
+pub const READ_CONNECTIONS: u32 = batch::CONNECTIONS;
+
+/// A user's change waits for nothing longer than this; the settings end with the transaction, so poolers do not mind.
+const BEGIN_POSTGRES: &str = "
+    BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '5s';
+    SET LOCAL idle_in_transaction_session_timeout = '5s'";
+/// On SQLite a transaction takes the write lock at once, so that what it reads cannot change before it writes.
+pub(super) const BEGIN_SQLITE: &str = "BEGIN IMMEDIATE";
+
+/// Where the mapping is kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// `postgres://…`, or `sqlite:FILE`.
+    pub url: SecretString,
+    /// The most connections of this replica; 14 for Postgres and 8 for SQLite where not set.
+    pub max_connections: Option<u32>,
+    /// How long a request waits for a connection.
+    #[serde(with = "humantime_serde")]
+    pub acquire_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            url: "sqlite:acs-token-vendor.db".to_owned().into(),
+            max_connections: None,
+            acquire_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// How long the audit trail is kept.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSettings {
+    /// Without end by default.
+    #[serde(with = "humantime_serde")]
+    pub retention: Option<Duration>,
+}
+
+/// The open database.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// Shared by any number of replicas.
+    Postgres { pool: PgPool, reader: BatchReader },
+    /// A file, for one replica.
+    Sqlite(SqlitePool),
+}
+
+/// A transaction; dropped without [`Tx::commit`] it is rolled back.
+pub enum Tx {
+    Postgres(Session<Postgres>),
+    Sqlite(Session<Sqlite>),
+}
+
+impl Store {
+    /// Opens the pool and makes one connection, so that a wrong URL or password shows at once.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for a URL of neither kind, [`Error::Unavailable`] when nobody answers.
+    pub async fn connect(settings: &Settings) -> Result<Self, Error> {
+        match url::parse(&settings.url).map_err(Error::Url)? {
+            url::Target::Postgres(options) => {
+                let connections = settings.max_connections.unwrap_or(14).saturating_sub(READ_CONNECTIONS);
+                let pool = pool_options(settings, connections).connect_with(options).await?;
+                Ok(Self::Postgres { reader: BatchReader::start(&pool), pool })
+            }
+            url::Target::Sqlite(options) => {
+                // Synchronous `FULL`: a commit that was answered survives a power cut.
+                let options = options
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .foreign_keys(true)
+                    .busy_timeout(settings.acquire_timeout);
+                let pool = pool_options(settings, settings.max_connections.unwrap_or(8)).connect_with(options).await?;
+                Ok(Self::Sqlite(pool))
+            }
+        }
+    }
+
+    /// Begins a transaction that waits two seconds for a lock at most.
+    pub async fn begin(&self) -> Result<Tx, Error> {
+        Ok(match self {
+            Self::Postgres { pool, .. } => Tx::Postgres(Session::begin(pool, BEGIN_POSTGRES).await?),
+            Self::Sqlite(pool) => Tx::Sqlite(Session::begin(pool, BEGIN_SQLITE).await?),
+        })
+    }
+
+    /// Asks the database whether it is there.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it is not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        on_pool!(self, |db| sqlx::query("SELECT 1").execute(db).await.map(drop))?;
+        Ok(())
+    }
+
+    /// Closes the pool after the connections in use have come back.
+    pub async fn close(&self) {
+        match self {
+            Self::Postgres { pool, .. } => pool.close().await,
+            Self::Sqlite(pool) => pool.close().await,
+        }
+    }
+}
+
+/// A connection that was in use a moment ago is not asked whether it is alive: that would be a round trip for each statement.
+fn pool_options<DB: Database>(settings: &Settings, max_connections: u32) -> PoolOptions<DB> {
+    PoolOptions::new()
+        .max_connections(max_connections.max(1))
+        .acquire_timeout(settings.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection: &mut DB::Connection, used| Box::pin(check_alive(connection, used.idle_for)))
+}
+
+impl Tx {
+    /// Makes the transaction's changes lasting; after an error it is unknown whether they are.
+    pub async fn commit(self) -> Result<(), Error> {
+        match self {
+            Self::Postgres(session) => session.commit().await?,
+            Self::Sqlite(session) => session.commit().await?,
+        }
+        Ok(())
+    }
+}
