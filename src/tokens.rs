@@ -2,11 +2,12 @@
 //!
 //! The rules are those of `docs/protocol.md`; each condition stands in a statement of `store`.
 
-pub(crate) mod cache;
-pub(crate) mod create;
-pub(crate) mod ensure;
-pub(crate) mod issue;
-pub(crate) mod mint;
+mod cache;
+mod create;
+mod ensure;
+mod issue;
+mod mint;
+pub(crate) mod request;
 mod single_flight;
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
     metrics::Metrics,
     store::Store,
 };
+use request::{Issued, Key};
 use single_flight::InFlight;
 
 /// What tokens are like, and how long a request waits.
@@ -75,7 +77,7 @@ pub(crate) struct Parts {
 /// Issues tokens.
 pub(crate) struct Tokens {
     parts: Parts,
-    in_flight: InFlight<mint::Key, Option<issue::Issued>>,
+    in_flight: InFlight<Key, Option<Issued>>,
     /// Whether the database knows the GUID of the resource.
     resource_is_known: AtomicBool,
 }

@@ -19,7 +19,7 @@ use crate::{
     },
     jobs::ChangeContext,
     limit::Limit,
-    tokens::issue::Requester,
+    tokens::request::Requester,
 };
 
 const MAX_REASON_CHARACTERS: usize = 500;

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 
 use super::problem::Problem;
-use crate::{domain::user::UserId, tokens::issue::TokenSource};
+use crate::{domain::user::UserId, tokens::request::TokenSource};
 
 #[derive(Clone)]
 pub(super) enum Outcome {

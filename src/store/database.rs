@@ -12,9 +12,9 @@ use sqlx::{
 
 use super::{
     batch::{self, BatchReader},
-    connection::{Session, check_alive},
+    connection::{Leased, Session, check_alive},
     error::Error,
-    on_pool, url,
+    url,
 };
 
 /// How many of a replica's connections to Postgres serve batched reads only.
@@ -26,6 +26,8 @@ const BEGIN_POSTGRES: &str = "
     SET LOCAL idle_in_transaction_session_timeout = '5s'";
 /// On SQLite a transaction takes the write lock at once, so that what it reads cannot change before it writes.
 pub(super) const BEGIN_SQLITE: &str = "BEGIN IMMEDIATE";
+
+const PING: &str = "SELECT 1";
 
 /// Where the mapping is kept.
 #[derive(Clone, Debug, Deserialize)]
@@ -112,7 +114,14 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when it is not.
     pub async fn ping(&self) -> Result<(), Error> {
-        on_pool!(self, |db| sqlx::query("SELECT 1").execute(db).await.map(drop))?;
+        match self {
+            Self::Postgres { pool, .. } => {
+                Leased::acquire(pool).await?.run(async |db| sqlx::query(PING).execute(db).await.map(drop)).await?;
+            }
+            Self::Sqlite(pool) => {
+                Leased::acquire(pool).await?.run(async |db| sqlx::query(PING).execute(db).await.map(drop)).await?;
+            }
+        }
         Ok(())
     }
 

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Tokens,
-    issue::{Granted, Issued, Requester, TokenSource, event},
+    issue::event,
+    request::{Granted, Issued, Requester, TokenSource},
 };
 use crate::{
     domain::{

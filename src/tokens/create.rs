@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::{
     Tokens,
-    issue::{CreateFrom, Granted, Issued, Requester, event},
+    issue::{CreateFrom, event},
     mint::{issued, minted, record},
+    request::{Granted, Issued, Requester},
 };
 use crate::{
     acs::retry as upstream,

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Tokens,
-    issue::{Authorised, Requester},
-};
+use super::{Tokens, issue::Authorised, request::Requester};
 use crate::{
     domain::user::{State, User},
     error::Error,

@@ -6,32 +6,20 @@ use tokio::time::Instant;
 
 use super::{
     Tokens,
-    issue::{Granted, Issued, Requester, TokenSource, event},
+    issue::event,
+    request::{Granted, Issued, Key, Requester, TokenSource},
 };
 use crate::{
     acs::retry as upstream,
     domain::{
         audit::{Action, Event, TokenRecord},
         scope::Scopes,
-        token::{IssuedToken, Lifetime},
+        token::IssuedToken,
         user::{AcsId, User, UserId, UserRef},
     },
     error::Error,
     store::Mint,
 };
-
-/// What makes two requests equal.
-///
-/// The generation and the identity are those that were read, so a request never gets a token that was authorised before an
-/// access change which the request came after.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) user: UserId,
-    pub(super) acs_id: AcsId,
-    pub(super) generation: i64,
-    pub(super) scopes: Scopes,
-    pub(super) lifetime: Lifetime,
-}
 
 impl Tokens {
     /// Gets a token from ACS, or from an equal request that is running; `None` when the user changed meanwhile.

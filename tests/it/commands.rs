@@ -109,7 +109,7 @@ fn migrate_is_done_once() {
         ("VENDOR__ISSUERS__MAIN__POLICY__SCOPES", "chat"),
     ];
     let (good, said, _) = run(&["migrate"], &settings);
-    assert!(good && said.contains("migration(s): [1"), "{said}");
+    assert!(good && said.contains("migration(s): [1]"), "{said}");
     let (good, said, _) = run(&["migrate"], &settings);
     assert!(good && said.contains("up to date"), "{said}");
 }

@@ -331,7 +331,7 @@ fn encryption_keys_are_checked_at_the_start() {
 
 #[test]
 fn connections_must_exceed_the_reserved_ones() {
-    for (most, good) in [("0", false), ("4", false), ("5", true), ("100", true)] {
+    for (most, good) in [("0", false), ("2", false), ("3", true), ("100", true)] {
         let errors = with(&[("VENDOR__DATABASE__MAX_CONNECTIONS", most)]);
         assert_eq!(errors.as_ref().map_err(keys).err(), (!good).then(|| vec!["database.max_connections"]), "{most}");
     }

@@ -95,6 +95,7 @@ fn with_type(column: &str) -> String {
         (" jsonb ", " TEXT "),
         (" uuid ", " BLOB "),
         (" bytea ", " BLOB "),
+        (" ARRAY ", " TEXT "),
     ];
     let known = types.iter().find(|(postgres, _)| column.contains(postgres));
     let (postgres, sqlite) = known.unwrap_or_else(|| panic!("unknown type: {column}"));

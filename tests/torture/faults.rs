@@ -23,59 +23,59 @@ const FAULTS: &[Fault] = &[
         name: "a mint is recorded whatever happened meanwhile",
         edits: &[
             (
-                "src/store/recorder.rs",
-                r#"" AND generation + (SELECT e.epoch FROM everyone e", $lock, ") = ", $generation,"#,
-                r#"" AND ", $generation, " >= 0 AND generation >= 0 ", "","#,
+                "src/store/tokens.rs",
+                "WHERE id = $5 AND generation + (SELECT g.epoch",
+                "WHERE id = $5 AND $6 >= 0 AND (SELECT g.epoch",
             ),
+            ("src/store/tokens.rs", ") = $6 AND acs_id = $7", ") >= 0 AND acs_id = $7"),
             (
-                "src/store/recorder.rs",
-                r#"AND state = 'active' AND blocked_at IS NULL AND (held_until IS NULL OR held_until <= ", $now, ")
-                AND NOT EXISTS ("#,
+                "src/store/tokens.rs",
+                "AND state = 'active' AND blocked_at IS NULL AND (held_until IS NULL OR held_until <= $1)\n                AND NOT EXISTS (",
                 "AND NOT EXISTS (",
             ),
             (
-                "src/store/recorder.rs",
+                "src/store/tokens.rs",
                 "o.kind = 'revoke' AND o.completed_at IS NULL)",
                 "o.kind = 'revoke' AND o.completed_at IS NULL AND o.kind = 'none')",
             ),
         ],
     },
     Fault {
-        name: "the hold is lifted with the confirmation",
+        name: "the hold ends with the confirmation",
         edits: &[(
-            "src/service/settle.rs",
-            "tx.hold(&operation.user, now + CLOCK_MARGIN, stray_until)",
-            "tx.hold(&operation.user, now, stray_until)",
+            "src/jobs/run.rs",
+            "tx.hold(&operation.user, now + CLOCK_MARGIN, no_reuse_before)",
+            "tx.hold(&operation.user, now, no_reuse_before)",
         )],
     },
     Fault {
-        name: "a fence neither steps the generation nor drops what is kept",
+        name: "an access change neither steps the generation nor drops cached tokens",
         edits: &[
-            ("src/store/fences.rs", "SET generation = generation + 1,", "SET generation = generation,"),
-            ("src/store/fences.rs", "cached_tokens = NULL, cached_until = NULL, epoch = $8", "epoch = $8"),
+            ("src/store/access.rs", "SET generation = generation + 1,", "SET generation = generation,"),
+            ("src/store/access.rs", "state = $5, cached_tokens = NULL, cached_until_day = NULL,", "state = $5,"),
         ],
     },
     Fault {
-        name: "cached tokens outlive a fence",
+        name: "cached tokens outlive an access change",
         edits: &[
-            ("src/store/fences.rs", "cached_tokens = NULL, cached_until = NULL, epoch = $8", "epoch = $8"),
+            ("src/store/access.rs", "state = $5, cached_tokens = NULL, cached_until_day = NULL,", "state = $5,"),
             (
-                "src/service/reuse.rs",
-                "identity: owner.acs_id.as_str(), generation: owner.generation",
-                "identity: owner.acs_id.as_str(), generation: 0",
+                "src/tokens/cache.rs",
+                "identity: acs_id.as_str(), generation }",
+                "identity: acs_id.as_str(), generation: generation - generation }",
             ),
         ],
     },
     Fault {
-        name: "cached tokens are handed out to any login",
+        name: "cached tokens are issued for sign-ins of any age",
         edits: &[(
-            "src/service/reuse.rs",
-            "if let Some(login) = requester.sign_in_time {\n            self.refuse_old_sign_in(sign_ins_valid_from, login, now)?;",
-            "if let Some(login) = requester.sign_in_time.filter(|_| sign_ins_valid_from.is_none()) {\n            self.refuse_old_sign_in(sign_ins_valid_from, login, now)?;",
+            "src/tokens/issue.rs",
+            "if let Some(sign_in) = requester.sign_in_time {\n            self.refuse_older(user.sign_ins_valid_from",
+            "if let Some(sign_in) = requester.sign_in_time.filter(|_| user.cached_tokens.is_none()) {\n            self.refuse_older(user.sign_ins_valid_from",
         )],
     },
     Fault {
-        name: "a deleted user is forgotten at once",
+        name: "the row of a deleted user is purged at once",
         edits: &[(
             "src/store/operations.rs",
             "UPDATE users SET state = 'unbound', acs_id = NULL, updated_at = $1\n    WHERE id = $2",
@@ -83,37 +83,41 @@ const FAULTS: &[Fault] = &[
         )],
     },
     Fault {
-        name: "a fence is answered before it is committed",
+        name: "an access change is answered before it is committed",
         edits: &[(
-            "src/service/fence.rs",
-            "operation.as_ref(), order), now).await?;\n        tx.commit().await?;\n        let user = User {\n            state,",
-            "operation.as_ref(), order), now).await?;\n        tokio::spawn(async move {\n            tokio::time::sleep(std::time::Duration::from_millis(300)).await;\n            tx.commit().await\n        });\n        let user = User {\n            state,",
+            "src/users/access.rs",
+            "operation.as_ref(), context)], now).await?;\n        tx.commit().await?;\n        let user = User {",
+            "operation.as_ref(), context)], now).await?;\n        tokio::spawn(async move {\n            tokio::time::sleep(std::time::Duration::from_millis(300)).await;\n            tx.commit().await\n        });\n        let user = User {",
         )],
     },
     Fault {
-        name: "an error of ACS is taken for its confirmation",
+        name: "an error of ACS counts as its confirmation",
         edits: &[(
-            "src/service/settle.rs",
+            "src/jobs/run.rs",
             "Ok(()) | Err(acs::Error::NotFound) => Outcome::Confirmed,",
             "Ok(()) | Err(acs::Error::NotFound | acs::Error::Unavailable { .. }) => Outcome::Confirmed,",
         )],
     },
     Fault {
-        name: "calls that act late are forgotten",
+        name: "late calls are forgotten",
         edits: &[(
-            "src/service/settle.rs",
-            "last_attempt_at.filter(|_| strays > 0)",
-            "last_attempt_at.filter(|_| strays > 1_000_000)",
+            "src/jobs/run.rs",
+            "last_attempt_at.filter(|_| late_calls > 0)",
+            "last_attempt_at.filter(|_| late_calls > 1_000_000)",
         )],
     },
     Fault {
-        name: "the hot read does not know of everyone's revocation",
-        edits: &[("src/store/reader.rs", "AND epoch = (SELECT e.epoch FROM everyone e)", "")],
+        name: "the read ignores global revocations",
+        edits: &[(
+            "src/store/user_row.rs",
+            "let is_stale = self.epoch < global.epoch;",
+            "let is_stale = self.epoch < global.epoch && self.generation < 0;",
+        )],
     },
     Fault {
-        name: "whoever is caught up keeps their tokens at ACS",
+        name: "a global revocation leaves tokens alive at ACS",
         edits: &[(
-            "src/service/revocations.rs",
+            "src/jobs/global.rs",
             "let operation = if user.may_have_live_tokens(now) {",
             "let operation = if user.may_have_live_tokens(now) && user.generation < 0 {",
         )],
@@ -122,32 +126,40 @@ const FAULTS: &[Fault] = &[
         name: "identities are bound without a claim",
         edits: &[
             (
-                "src/service/issue.rs",
+                "src/tokens/issue.rs",
                 "is_some_and(|until| now <= until);",
                 "is_some_and(|until| now <= until && false);",
             ),
-            ("src/store/identities.rs", "\n      AND (claimed_until IS NULL OR claimed_until < $3)\";", "\";"),
+            ("src/store/identities.rs", r#" AND (claimed_until IS NULL OR claimed_until < $3)""#, r#"""#),
             (
                 "src/store/identities.rs",
-                "WHERE id = $6 AND state = 'creating' AND claim_id = $7\n",
-                "WHERE id = $6 AND $7 IS NOT NULL\n",
+                "WHERE id = $9 AND state = 'creating' AND claim_id = $10\n        RETURNING",
+                "WHERE id = $9 AND $10::UUID IS NOT NULL\n        RETURNING",
             ),
         ],
     },
     Fault {
         name: "a creation whose answer was lost is not counted",
         edits: &[(
-            "src/service/create.rs",
+            "src/tokens/create.rs",
             "may_have_acted.then(|| event",
             "(may_have_acted && claim.generation < 0).then(|| event",
         )],
     },
     Fault {
-        name: "logins are logged",
+        name: "sign-in tokens are logged",
         edits: &[(
-            "src/http/gate.rs",
-            "let login = match api.authenticator.authenticate(token).await {",
-            "tracing::info!(token);\n    let login = match api.authenticator.authenticate(token).await {",
+            "src/http/authenticate.rs",
+            "match state.authenticator.authenticate(token).await {",
+            "tracing::info!(token);\n    match state.authenticator.authenticate(token).await {",
+        )],
+    },
+    Fault {
+        name: "a sign-in of the second of a change gets in",
+        edits: &[(
+            "src/users/access.rs",
+            "now.trunc_subsecs(0) + Duration::seconds(1)",
+            "now.trunc_subsecs(0) + Duration::seconds(0)",
         )],
     },
 ];

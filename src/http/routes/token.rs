@@ -15,7 +15,7 @@ use crate::{
         problem::Problem,
         state::AppState,
     },
-    tokens::issue::{Issued, Requester, TokenParams},
+    tokens::request::{Issued, Requester, TokenParams},
 };
 
 type TokenAnswer = (Extension<Outcome>, [(header::HeaderName, &'static str); 1], JsonResponse<TokenResponse>);
