@@ -22,7 +22,12 @@ function vendor() {
     seen.push(body);
     return body;
   };
-  return { seen, fetchToken, tokenRefresher: async () => (await fetchToken()).token };
+  // As in the README.
+  const tokenRefresher = async () => {
+    const body = await fetchToken();
+    return { token: body.token, expiresOnTimestamp: body.expiresOnTimestamp };
+  };
+  return { seen, fetchToken, tokenRefresher };
 }
 
 /** Compares the token of a credential with the response of the service. */
