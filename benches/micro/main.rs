@@ -1,4 +1,4 @@
-//! The cost of single steps of a request: signing a call, verifying a sign-in token, encrypting, a problem document.
+//! The cost of single steps of a request: signing a call, verifying a sign-in token, encrypting.
 //!
 //! `cargo bench -p acs-token-vendor-benches`
 
@@ -6,29 +6,20 @@
 #[path = "../src/issuer.rs"]
 mod issuer;
 
-use std::{hint::black_box, sync::Arc};
+use std::hint::black_box;
 
 use acs_token_vendor::{
-    acs::{
-        self,
-        retry::Upstream,
-        signing::{Parts, sign},
-    },
+    acs::signing::{Parts, sign},
     app,
     auth::Authenticator,
     config,
     domain::clock::Clock,
     encryption::{Aad, KeyRing},
-    http::{self, Api, Limits, Ops},
-    metrics::Metrics,
-    service::{self, Service, upstream::Upstream},
 };
 use anyhow::Context;
-use axum::{Router, body::Body, http::Request};
 use criterion::{Criterion, Throughput};
 use jsonwebtoken::Algorithm;
 use tokio::runtime::Runtime;
-use tower::ServiceExt;
 
 use issuer::{AUDIENCE, Issuer};
 
@@ -39,7 +30,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = Runtime::new()?;
     let folder = tempfile::tempdir()?;
     let issuer = runtime.block_on(Issuer::start(folder.path()))?;
-    let (authenticator, router) = runtime.block_on(service(&issuer, folder.path()))?;
+    let authenticator = authenticator(&issuer, folder.path())?;
 
     let mut criterion = Criterion::default().configure_from_args();
     signing(&mut criterion)?;
@@ -51,10 +42,6 @@ fn main() -> anyhow::Result<()> {
         });
     }
     encryption(&mut criterion)?;
-    criterion.bench_function("problem document", |bencher| {
-        let request = || Request::get("/nothing").body(Body::empty()).unwrap_or_default();
-        bencher.to_async(&runtime).iter(|| router.clone().oneshot(request()));
-    });
     criterion.final_summary();
     Ok(())
 }
@@ -85,8 +72,7 @@ fn encryption(criterion: &mut Criterion) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the parts that work without a network.
-async fn service(issuer: &Issuer, folder: &std::path::Path) -> anyhow::Result<(Arc<Authenticator>, Router)> {
+fn authenticator(issuer: &Issuer, folder: &std::path::Path) -> anyhow::Result<Authenticator> {
     let settings = config::parse(&format!(
         "[database]\nurl = \"sqlite:{}\"\n\
          [acs]\nconnection_string = \"endpoint=http://127.0.0.1:1/;accesskey=c2VjcmV0\"\n\
@@ -96,30 +82,6 @@ async fn service(issuer: &Issuer, folder: &std::path::Path) -> anyhow::Result<(A
         issuer.url,
         issuer.jwks_url(),
     ))?;
-    let clock = Clock::default();
-    let store = app::open_store(&settings.database).await?;
-    store.migrate().await?;
     let http = app::http_client(&settings)?;
-    let metrics = Arc::new(Metrics::default());
-    let acs = acs::Client::new(http.clone(), settings.connection, &settings.acs, clock.clone());
-    let upstream = Upstream::new(acs, store.clone(), clock.clone(), &settings.quota, Arc::clone(&metrics));
-    let issuers = settings.issuers.iter().map(|(key, _)| key.clone()).collect();
-    let authenticator = Arc::new(Authenticator::new(&settings.auth, settings.issuers, &http, &clock));
-    let api = Api {
-        service: Service::new(service::Parts {
-            store,
-            upstream,
-            clock,
-            settings: settings.tokens,
-            users: settings.users,
-            issuers,
-            metrics: Arc::clone(&metrics),
-        }),
-        authenticator: Arc::clone(&authenticator),
-        operators: Arc::new(settings.operators),
-        metrics,
-        limits: Arc::new(Limits::new(&settings.limits, false)),
-    };
-    let routers = http::routers(&api, &settings.server, Ops { own_listener: false, max_in_flight: 64 }, Router::new());
-    Ok((authenticator, routers.public))
+    Ok(Authenticator::new(&settings.auth, settings.issuers, &http, &Clock::default()))
 }

@@ -1,4 +1,4 @@
-//! Batched reads of users on Postgres: requests that arrive while a read is running share the next one, as with a DataLoader.
+//! Batched reads of users on Postgres: requests that arrive while a read is running share the next one.
 //!
 //! A batch is sent after every request in it has arrived, so each sees a read at least as fresh as one of its own.
 //! The reads have connections of their own, because giving a connection back to the pool costs a round trip.

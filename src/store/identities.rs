@@ -264,7 +264,7 @@ impl Store {
             let is_current = on_tx!(&mut tx, |db| bind_identity!(BIND_SQLITE).fetch_optional(db).await)?;
             match is_current {
                 Some(true) => {
-                    tx.append_audit([Some(new.bound.clone()), new.minted.clone()].into_iter().flatten(), now).await?
+                    tx.append_audit([Some(new.bound.clone()), new.minted.clone()].into_iter().flatten(), now).await?;
                 }
                 Some(false) => tx.append_audit([new.bound.clone()], now).await?,
                 None => {

@@ -2,7 +2,7 @@
 //!
 //! A minted token may be returned only where [`Store::record_mint`] touched the row: the conditions stand on an
 //! `UPDATE users`, which takes the row lock. Under READ COMMITTED a condition in an `INSERT … SELECT` would not be one
-//! (PostgreSQL documentation, "Read Committed Isolation Level").
+//! (documentation of Postgres, "Read Committed Isolation Level").
 //! The generation is the one that was read when the request was authorised. The global part of it is read under a shared
 //! lock, which a revocation of all users waits for. The lock lasts one statement, so the server ends it by itself.
 

@@ -147,8 +147,8 @@ impl Users {
                 Err(Error::NotFound | Error::Invalid(_)) => Ok((index, false, false)),
                 Err(error) => Err(error),
             };
-            let changes = stream::iter(users.into_iter().enumerate()).map(change_one).buffer_unordered(AT_ONCE);
-            let changed: Vec<_> = changes.try_collect().await?;
+            let running = stream::iter(users.into_iter().enumerate()).map(change_one).buffer_unordered(AT_ONCE);
+            let changed: Vec<_> = running.try_collect().await?;
             let queued = changed.iter().filter(|(_, queued, _)| *queued).count();
             let total = i64::try_from(queued).unwrap_or(i64::MAX);
             let now = this.parts.clock.now();
