@@ -22,14 +22,14 @@ use crate::{
     users::{self, Users},
 };
 
-/// Descriptors for everything but connections of clients.
+/// File descriptors for everything but client connections.
 const OTHER_DESCRIPTORS: usize = 256;
 /// How often callers whose rate limits are unused are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_mins(1);
 /// How long stopping waits for the database's connections.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a start waits for the database: containers start in any order.
-const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The open ports: known before anything is served.
 #[derive(Debug)]
@@ -186,7 +186,7 @@ pub async fn build(settings: Settings, listeners: Listeners, clock: Clock, extra
 /// # Errors
 /// When it cannot be had.
 pub async fn open_store(settings: &store::Settings) -> anyhow::Result<Store> {
-    let give_up = tokio::time::Instant::now() + DATABASE_PATIENCE;
+    let give_up = tokio::time::Instant::now() + DATABASE_TIMEOUT;
     loop {
         match Store::connect(settings).await {
             Err(store::Error::Unavailable(error)) if tokio::time::Instant::now() < give_up => {
@@ -198,7 +198,7 @@ pub async fn open_store(settings: &store::Settings) -> anyhow::Result<Store> {
     }
 }
 
-/// Makes the one client for everything that is asked over HTTP.
+/// Makes the HTTP client of the process.
 ///
 /// # Errors
 /// When TLS cannot be set up.
@@ -288,7 +288,7 @@ impl App {
             background.cancel();
             close_admin.cancel();
             // A statement that is stuck must not keep a process that should be gone.
-            let _ = tokio::time::timeout(CLOSE_PATIENCE, self.store.close()).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.store.close()).await;
             drained.map_err(|_| anyhow::anyhow!("requests were still running after `shutdown.drain`"))
         };
         tokio::select! {

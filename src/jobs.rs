@@ -57,7 +57,7 @@ pub(crate) struct ChangeContext {
     /// A user who asks for themselves is known only once the row is read.
     pub(crate) actor: Option<Actor>,
     pub(crate) reason: Option<String>,
-    pub(crate) trace: RequestContext,
+    pub(crate) request_context: RequestContext,
 }
 
 /// Who makes the first attempt of an operation.
@@ -124,7 +124,7 @@ impl Jobs {
             revocation,
             actor: &actor,
             reason: context.reason.as_deref(),
-            request_id: context.trace.request_id.as_deref(),
+            request_id: context.request_context.request_id.as_deref(),
             not_before,
             lease,
         };
@@ -142,6 +142,6 @@ pub(crate) fn event(action: Action, user: &User, operation: Option<&Operation>, 
         acs_id: user.acs_id.clone(),
         operation: operation.map(|operation| operation.id),
         detail: context.reason.as_ref().map(|reason| serde_json::json!({"reason": reason})),
-        ..Event::new(action, actor(user, context), user.id.clone(), context.trace.clone())
+        ..Event::new(action, actor(user, context), user.id.clone(), context.request_context.clone())
     }
 }

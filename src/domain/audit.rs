@@ -21,7 +21,7 @@ pub struct Event {
     pub acs_id: Option<AcsId>,
     pub operation: Option<Uuid>,
     pub token: Option<TokenRecord>,
-    pub trace: RequestContext,
+    pub request_context: RequestContext,
     /// Further details; never a secret.
     pub detail: Option<Value>,
 }
@@ -29,14 +29,23 @@ pub struct Event {
 impl Event {
     /// Creates an event without an identity, an operation, a token or details.
     #[must_use]
-    pub fn new(action: Action, actor: Actor, user: UserId, trace: RequestContext) -> Self {
-        Self { action, actor, user: Some(user), acs_id: None, operation: None, token: None, trace, detail: None }
+    pub fn new(action: Action, actor: Actor, user: UserId, request_context: RequestContext) -> Self {
+        Self {
+            action,
+            actor,
+            user: Some(user),
+            acs_id: None,
+            operation: None,
+            token: None,
+            request_context,
+            detail: None,
+        }
     }
 
     /// Creates an event of something that was done to all users.
     #[must_use]
-    pub fn of_everyone(action: Action, actor: Actor, trace: RequestContext) -> Self {
-        Self { action, actor, user: None, acs_id: None, operation: None, token: None, trace, detail: None }
+    pub fn global(action: Action, actor: Actor, request_context: RequestContext) -> Self {
+        Self { action, actor, user: None, acs_id: None, operation: None, token: None, request_context, detail: None }
     }
 }
 

@@ -204,46 +204,38 @@ impl State {
     }
 }
 
-/// The mapping of one app user: the row as it was read in one statement.
+/// An app user: the row as one statement read it, with what is known of all users applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Our id.
     pub id: UserId,
-    /// The app user.
     pub app_user: AppUser,
     /// The name of the ACS resource that holds the identity.
     pub resource: Option<String>,
-    /// The identity, where one is bound.
     pub acs_id: Option<AcsId>,
-    /// Where the mapping is in its life.
     pub state: State,
-    /// Since when the user is blocked.
     pub blocked_at: Option<DateTime<Utc>>,
-    /// Counter of fences, the user's own and everyone's: tokens authorised under an older one are never handed out.
+    /// The number of access changes, the user's own and global ones: a token authorised under an older one is never returned.
     pub generation: i64,
-    /// How often everyone was revoked.
+    /// The number of global revocations.
     pub epoch: i64,
-    /// Whether the last time is still to be carried over to this user.
+    /// Whether the latest global revocation has not been applied to this user yet.
     pub is_stale: bool,
-    /// Logins from before this whole second get no token.
+    /// Sign-ins dated before this whole second get no token.
     pub sign_ins_valid_from: Option<DateTime<Utc>>,
-    /// Until when the creator's claim is good.
+    /// When the claim to create the identity ends.
     pub claimed_until: Option<DateTime<Utc>>,
-    /// Whether an unfinished revocation holds issuing back.
+    /// Whether no token may be issued until a revocation has completed.
     pub held: bool,
-    /// The oldest operation that is not finished.
+    /// The oldest operation that is not complete.
     pub pending_operation: Option<Uuid>,
-    /// When a token was last minted.
     pub last_minted_at: Option<DateTime<Utc>>,
-    /// When the last token that was handed out is over by itself.
+    /// When the last token that was issued expires.
     pub tokens_expire_at: Option<DateTime<Utc>>,
-    /// Before when no token may be kept for reuse, because a stray revocation could still end it.
+    /// Before this time no token may be cached, because a late revocation could still end it.
     pub no_reuse_before: Option<DateTime<Utc>>,
     /// The tokens that are cached for the identity, encrypted.
     pub cached_tokens: Option<Vec<u8>>,
-    /// When the mapping was made.
     pub created_at: DateTime<Utc>,
-    /// When the mapping last changed.
     pub updated_at: DateTime<Utc>,
 }
 

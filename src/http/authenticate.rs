@@ -96,23 +96,27 @@ impl Operator {
     }
 
     /// A change of access by this operator.
-    pub(super) fn change(&self, trace: RequestContext, reason: Option<String>) -> Result<ChangeContext, Problem> {
+    pub(super) fn change(
+        &self,
+        request_context: RequestContext,
+        reason: Option<String>,
+    ) -> Result<ChangeContext, Problem> {
         let is_invalid = |reason: &String| reason.chars().count() > MAX_REASON_CHARACTERS || reason.contains('\0');
         if reason.as_ref().is_some_and(is_invalid) {
             let detail = format!("`reason`: must have at most {MAX_REASON_CHARACTERS} characters and no NUL");
             return Err(Problem::invalid(detail));
         }
-        Ok(ChangeContext { actor: Some(self.actor()), reason, trace })
+        Ok(ChangeContext { actor: Some(self.actor()), reason, request_context })
     }
 
     /// A request for a token or an identity of a user by this operator.
-    pub(super) fn requester(&self, user: UserRef, trace: RequestContext) -> Requester {
+    pub(super) fn requester(&self, user: UserRef, request_context: RequestContext) -> Requester {
         Requester {
             user,
             sign_in_time: None,
             grant: self.0.grant.clone(),
             actor: Some(self.actor()),
-            trace,
+            request_context,
             sign_in_id: None,
             session_id: None,
         }

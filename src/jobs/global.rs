@@ -86,8 +86,8 @@ impl Jobs {
 }
 
 fn context_of(revocation: &Revocation) -> ChangeContext {
-    let trace = RequestContext { request_id: revocation.request_id.clone(), client: None };
-    ChangeContext { actor: Some(revocation.actor.clone()), reason: revocation.reason.clone(), trace }
+    let request_context = RequestContext { request_id: revocation.request_id.clone(), client: None };
+    ChangeContext { actor: Some(revocation.actor.clone()), reason: revocation.reason.clone(), request_context }
 }
 
 /// What the audit trail says about a bulk revocation.

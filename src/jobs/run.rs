@@ -201,7 +201,7 @@ impl Jobs {
             Err(upstream::Error::Throttled { retry_after }) => return Outcome::NotSent { retry_after },
             Err(_) => return Outcome::NotSent { retry_after: SHORTEST_PAUSE },
         };
-        // A lease that is nearly over is no right to send: another may hold the next one already.
+        // Another replica may take the next lease as soon as this one is over.
         if self.parts.clock.now() + self.parts.upstream.timeout() > lease.until {
             return Outcome::NotSent { retry_after: Duration::ZERO };
         }
@@ -222,7 +222,7 @@ impl Jobs {
         guid.is_ok_and(|guid| guid.as_deref() == Some(operation.acs_id.resource_guid()))
     }
 
-    /// Completes an operation and lifts what it held, in one transaction: a crash between the two would hold the user for ever.
+    /// Completes an operation and lifts what it held, in one transaction: a crash between the two would leave the user held.
     async fn complete(&self, operation: &Operation) -> Result<(), Error> {
         let now = self.parts.clock.now();
         let mut tx = self.parts.store.begin().await?;

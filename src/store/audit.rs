@@ -1,4 +1,4 @@
-//! The audit trail in the database: append only, in the transaction of the change it tells of.
+//! The audit trail in the database: append only, in the transaction of the change it records.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -34,7 +34,7 @@ macro_rules! list_where {
 const LIST: &str = list_where!("$1 = ''");
 const LIST_OF_USER: &str = list_where!("user_id = $1");
 
-/// Tokens that were handed out before a moment and not yet over by themselves, and when ACS ended them.
+/// Tokens that were issued before a time and had not expired, and when ACS confirmed their end.
 const TOKENS_AT: &str = "
     SELECT a.at, a.token_fingerprint, a.token_scopes, a.token_expires_at, a.acs_id, a.request_id, a.client, a.detail,
            (SELECT MIN(o.completed_at) FROM operations o
@@ -101,7 +101,7 @@ pub struct AuditRow {
 /// A token that a user held.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct HeldToken {
-    /// When it was handed out.
+    /// When it was issued.
     pub at: DateTime<Utc>,
     /// SHA-256 of the token.
     pub token_fingerprint: String,
@@ -115,7 +115,7 @@ pub struct HeldToken {
     pub request_id: Option<String>,
     /// Where that came from.
     pub client: Option<String>,
-    /// The login behind it.
+    /// The sign-in that it was issued for.
     pub detail: Option<Json<Value>>,
     /// When ACS confirmed its end.
     pub ended_at: Option<DateTime<Utc>>,
@@ -132,8 +132,8 @@ impl AuditRow {
             actor: event.actor.name().to_owned(),
             user_id: event.user.map(|user| user.as_str().to_owned()),
             acs_id: event.acs_id.map(|acs_id| acs_id.as_str().to_owned()),
-            request_id: event.trace.request_id,
-            client: event.trace.client.map(|client| client.to_string()),
+            request_id: event.request_context.request_id,
+            client: event.request_context.client.map(|client| client.to_string()),
             operation_id: event.operation,
             token_expires_at: token.as_ref().map(|token| token.expires_at),
             generation: token.as_ref().map(|token| token.generation),

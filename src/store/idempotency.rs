@@ -1,4 +1,4 @@
-//! Answers to operators' writes, kept under the caller's `Idempotency-Key`.
+//! Responses to operators' writes, stored under the caller's `Idempotency-Key`.
 
 use chrono::{DateTime, Utc};
 

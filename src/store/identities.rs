@@ -89,7 +89,7 @@ const IMPORT: &str = "
     UPDATE users SET state = 'active', acs_id = $1, resource = $2, updated_at = $3, tokens_expire_at = $5
     WHERE id = $4 AND state = 'unbound'";
 
-/// Whoever had an imported identity before may have handed out tokens that live as long as tokens can.
+/// The previous owner of an imported identity may have issued tokens with the longest lifetime.
 pub(super) const LONGEST_LIFE: Duration = Duration::from_hours(24);
 
 /// An identity that was ever queued for deletion may be gone at any moment, or gone already.
@@ -109,14 +109,14 @@ pub struct Claim {
     pub id: Uuid,
     /// The app user.
     pub user: UserId,
-    /// The generation that was read with the login check.
+    /// The generation that was read when the request was authorised.
     pub generation: i64,
 }
 
 /// What became of a new identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// It is the user's, and its token may be handed out.
+    /// It is the user's, and its token may be returned.
     AndCurrent,
     /// It is the user's, but access was revoked or blocked meanwhile: its token must be thrown away.
     ButChanged,
@@ -154,16 +154,16 @@ pub enum Imported {
 }
 
 impl Store {
-    /// Claims the creation of a first identity for an app user who has no row yet, after the login was held against what
-    /// was done to `everyone`; `None` when there is a row by now.
+    /// Claims the creation of the first identity of an app user without a row, after the sign-in was checked against the
+    /// `global` state; `None` if there is a row by now.
     pub async fn claim_new(
         &self,
         app_user: &AppUser,
-        everyone: GlobalState,
+        global: GlobalState,
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<Option<Claim>, Error> {
-        let claim = Claim { id: Uuid::new_v4(), user: UserId::random(), generation: everyone.epoch };
+        let claim = Claim { id: Uuid::new_v4(), user: UserId::random(), generation: global.epoch };
         let inserted = on_pool!(self, |db| {
             sqlx::query(CLAIM_NEW)
                 .bind(claim.user.as_str())
@@ -172,8 +172,8 @@ impl Store {
                 .bind(claim.id)
                 .bind(until)
                 .bind(now)
-                .bind(everyone.epoch)
-                .bind(everyone.sign_ins_valid_from)
+                .bind(global.epoch)
+                .bind(global.sign_ins_valid_from)
                 .execute(db)
                 .await
                 .map(|done| done.rows_affected())
@@ -229,7 +229,7 @@ impl Store {
             revocation: None,
             actor: &new.bound.actor,
             reason: None,
-            request_id: new.bound.trace.request_id.as_deref(),
+            request_id: new.bound.request_context.request_id.as_deref(),
             not_before: now,
             lease: None,
         };

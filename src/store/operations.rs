@@ -1,4 +1,4 @@
-//! Operations in the database: accepted in the transaction of their fence, leased before each attempt, completed once.
+//! Operations in the database: accepted in the transaction of their access change, leased before each attempt, completed once.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -157,7 +157,7 @@ pub struct Failure {
     pub next_attempt_at: DateTime<Utc>,
     /// Before when nobody may try again.
     pub not_before: Option<DateTime<Utc>>,
-    /// What kept it from succeeding.
+    /// Why it failed.
     pub error: Option<String>,
     /// Whether its call may still act.
     pub may_act: bool,

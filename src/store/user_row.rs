@@ -70,12 +70,12 @@ pub(super) const LIST_BY_ACS_ID: &str = list!(
        AND u.id > $6 ORDER BY u.id LIMIT $7"
 );
 
-/// What was done to everyone.
+/// The revocations of all users.
 #[derive(Clone, Copy, Debug)]
 pub struct GlobalState {
-    /// How often everyone was revoked.
+    /// How many there were.
     pub epoch: i64,
-    /// Logins from before this whole second get no token.
+    /// Sign-ins dated before this whole second get no token.
     pub sign_ins_valid_from: Option<DateTime<Utc>>,
 }
 

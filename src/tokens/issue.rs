@@ -175,5 +175,5 @@ pub(super) fn event(action: Action, requester: &Requester, user: &UserId) -> Eve
     let actor = requester.actor.clone().unwrap_or_else(|| Actor::User(user.clone()));
     let detail = (requester.sign_in_id.is_some() || requester.session_id.is_some())
         .then(|| json!({"jti": requester.sign_in_id, "sid": requester.session_id}));
-    Event { detail, ..Event::new(action, actor, user.clone(), requester.trace.clone()) }
+    Event { detail, ..Event::new(action, actor, user.clone(), requester.request_context.clone()) }
 }

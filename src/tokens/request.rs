@@ -21,7 +21,7 @@ pub(crate) struct Requester {
     pub(crate) grant: Option<Grant>,
     /// Who asks, where it is not the user.
     pub(crate) actor: Option<Actor>,
-    pub(crate) trace: RequestContext,
+    pub(crate) request_context: RequestContext,
     /// The `jti` of the sign-in token, for the audit trail.
     pub(crate) sign_in_id: Option<String>,
     /// The `sid` of the sign-in token, for the audit trail.
@@ -30,13 +30,13 @@ pub(crate) struct Requester {
 
 impl Requester {
     /// A signed-in user who asks for a token of their own.
-    pub(crate) fn of_sign_in(sign_in: SignIn, trace: RequestContext) -> Self {
+    pub(crate) fn of_sign_in(sign_in: SignIn, request_context: RequestContext) -> Self {
         Self {
             user: UserRef::AppUser(sign_in.app_user),
             sign_in_time: Some(sign_in.time),
             grant: sign_in.grant,
             actor: None,
-            trace,
+            request_context,
             sign_in_id: sign_in.token_id,
             session_id: sign_in.session_id,
         }

@@ -78,7 +78,7 @@ impl Users {
             id: Uuid::now_v7(),
             actor: context.actor.clone().ok_or(Error::NotAllowed)?,
             reason: context.reason.clone(),
-            request_id: context.trace.request_id.clone(),
+            request_id: context.request_context.request_id.clone(),
             epoch: None,
             total: 0,
             swept_to: String::new(),
@@ -116,7 +116,7 @@ impl Users {
         let since = reject_older_sign_ins.then(|| first_valid_second(now));
         let event = Event {
             detail: Some(detail(revocation)),
-            ..Event::of_everyone(Action::GlobalRevocation, revocation.actor.clone(), context.trace.clone())
+            ..Event::global(Action::GlobalRevocation, revocation.actor.clone(), context.request_context.clone())
         };
         store.revoke_all(revocation, since, event).await?;
         // All users are stopped by now; counting how many have live tokens may take a moment.

@@ -62,7 +62,7 @@ impl Users {
         let new: Vec<_> = (0..lines.len()).filter(|&index| !before[index] && is_plain(&lines[index])).collect();
         let actor = context.actor.clone().unwrap_or(Actor::Worker);
         let plain: Vec<_> = new.iter().map(|&index| lines[index].clone()).collect();
-        let imported = tx.import_identities(&plain, resource, &actor, &context.trace, now).await?;
+        let imported = tx.import_identities(&plain, resource, &actor, &context.request_context, now).await?;
         tx.commit().await?;
         let mut results: Vec<_> = before.into_iter().map(|before| before.then_some(false)).collect();
         for (index, imported) in new.into_iter().zip(imported) {

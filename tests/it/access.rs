@@ -11,7 +11,7 @@ use crate::support::{Answer, Database, TestApp, database::on_each_database, even
 /// A sign-in token from a minute ago: older than anything that happens in a test.
 pub fn old_sign_in(app: &TestApp, user: &str) -> String {
     let then = app.clock.now().timestamp() - 60;
-    app.issuer.login_with(user, json!({"iat": then}))
+    app.issuer.sign_in_with(user, json!({"iat": then}))
 }
 
 /// Gives a user a token, long enough ago that a revocation counts at once. Returns the sign-in token and the token.
@@ -44,7 +44,7 @@ async fn change_access(app: &TestApp, user: &str, change: &str) {
         "delete" => app.ops(Method::DELETE, &path, None).await,
         "revoke all" => app.ops(Method::POST, "/revocations", Some(json!({"all": true}))).await,
         "me/revoke" => {
-            let request = app.http.post(format!("{}/me/revoke", app.url)).bearer_auth(app.issuer.login(user));
+            let request = app.http.post(format!("{}/me/revoke", app.url)).bearer_auth(app.issuer.sign_in(user));
             Answer::of(request.send().await.unwrap()).await
         }
         other => app.ops(Method::POST, &format!("{path}/{other}"), None).await,
@@ -115,7 +115,7 @@ on_each_database! {
         let (old, token) = user_with_token(&app).await;
         assert_eq!(app.ops(Method::POST, "/users/test:alice/block", None).await.status, StatusCode::OK);
         assert!(!is_active(&app, &token).await);
-        app.token(&app.issuer.login("alice"), None).await.assert_problem(403, "user_blocked");
+        app.token(&app.issuer.sign_in("alice"), None).await.assert_problem(403, "user_blocked");
         assert!(app.user("alice").await["blockedAt"].is_string());
         assert_eq!(app.ops(Method::POST, "/users/test:alice/unblock", None).await.status, StatusCode::OK);
         app.token(&old, None).await.assert_problem(401, "reauthentication_required");
@@ -256,7 +256,7 @@ on_each_database! {
     /// With wrong settings "not owned" confirms nothing: the tokens stay valid at the right resource.
     async fn answer_not_owned_confirms_nothing(database) {
         let app = TestApp::start(&database).await;
-        app.token(&app.issuer.login("first"), None).await.token();
+        app.token(&app.issuer.sign_in("first"), None).await.token();
         let foreign = "8:acs:00000000-0000-0000-0000-000000000001_00000000-0000-0000-0000-000000000002";
         database.execute("UPDATE users SET last_minted_at = NULL, acs_id = '8:acs:00000000-0000-0000-0000-000000000001_00000000-0000-0000-0000-000000000002'").await;
         let answer = app.revoke("first").await;
@@ -287,7 +287,7 @@ on_each_database! {
         eventually(async || (database.count("SELECT COUNT(*) FROM users").await == 0).then_some(())).await;
         assert_eq!(database.count("SELECT COUNT(*) FROM audit_events WHERE action = 'user_purged'").await, 1);
         let claims = json!({"iat": later.clock.now().timestamp() - 181 * 24 * 3600});
-        later.token(&later.issuer.login_with("alice", claims), None).await.assert_problem(401, "reauthentication_required");
+        later.token(&later.issuer.sign_in_with("alice", claims), None).await.assert_problem(401, "reauthentication_required");
         new_token(&later).await;
     }
 
@@ -295,7 +295,7 @@ on_each_database! {
     async fn sign_in_of_the_second_of_a_change_is_refused(database) {
         for (user, change) in CHANGES {
             let app = TestApp::start(&database).await;
-            let earlier = app.issuer.login(user);
+            let earlier = app.issuer.sign_in(user);
             app.token(&earlier, None).await.token();
             app.clock.advance(Duration::from_secs(5));
             let before = app.clock.now().timestamp();
@@ -305,7 +305,7 @@ on_each_database! {
             let valid_from: DateTime<Utc> = app.user(user).await["signInsValidFrom"].as_str().unwrap().parse().unwrap();
             assert!((before + 1..=after + 1).contains(&valid_from.timestamp()), "{change}: {valid_from}");
             assert_eq!(valid_from.timestamp_subsec_millis(), 0, "{change}");
-            let of_second = |second: i64| app.issuer.login_with(user, json!({"iat": second, "exp": second + 3600}));
+            let of_second = |second: i64| app.issuer.sign_in_with(user, json!({"iat": second, "exp": second + 3600}));
             let same_second = of_second(valid_from.timestamp() - 1);
             for refused in [&earlier, &of_second(before), &same_second] {
                 app.token(refused, None).await.assert_problem(401, "reauthentication_required");

@@ -149,7 +149,7 @@ on_each_database! {
         let app = TestApp::start(&database).await;
         user_with_token(&app).await;
         delay(&app, "issue", 800).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         let (answer, blocked) = tokio::join!(app.token(&sign_in, None), async {
             app.acs.wait_for_calls("issue", 1).await;
             app.ops(Method::POST, "/users/test:alice/block", None).await
@@ -162,7 +162,7 @@ on_each_database! {
     async fn identity_whose_claim_ended_is_discarded(database) {
         let app = TestApp::start(&database).await;
         // Newer than the deletion, so that the request goes on after it.
-        let sign_in = app.issuer.login_with("alice", json!({"iat": app.clock.now().timestamp() + 20}));
+        let sign_in = app.issuer.sign_in_with("alice", json!({"iat": app.clock.now().timestamp() + 20}));
         delay(&app, "create", 800).await;
         let (answer, deleted) = tokio::join!(app.token(&sign_in, None), async {
             app.acs.wait_for_calls("create", 1).await;

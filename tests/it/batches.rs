@@ -27,7 +27,7 @@ async fn start(database: &Database) -> (TestApp, Vec<User>) {
     let app = TestApp::start_with(database, SETTINGS).await;
     let mut users = Vec::new();
     for number in 0..USERS {
-        let sign_in = app.issuer.login(&format!("user{number}"));
+        let sign_in = app.issuer.sign_in(&format!("user{number}"));
         let answer = app.token(&sign_in, None).await;
         users.push(User { sign_in, identity: answer.identity(), token: answer.token() });
     }

@@ -43,7 +43,7 @@ fn results(answers: &[Value]) -> Vec<&str> {
 on_each_database! {
     async fn each_line_has_a_result_in_order(database) {
         let app = TestApp::start(&database).await;
-        let minted = app.token(&app.issuer.login("minted"), None).await.identity();
+        let minted = app.token(&app.issuer.sign_in("minted"), None).await.identity();
         let identity = |number: usize| format!("{}_{number:08}", minted.split_once('_').unwrap().0);
         app.ops(Method::PUT, "/users/test:taken", Some(json!({"communicationUserId": identity(1)}))).await;
         let lines = [
@@ -92,7 +92,7 @@ on_each_database! {
 
     async fn an_identity_that_was_deleted_is_not_imported(database) {
         let app = TestApp::start(&database).await;
-        let gone = app.token(&app.issuer.login("alice"), None).await.identity();
+        let gone = app.token(&app.issuer.sign_in("alice"), None).await.identity();
         app.ops(Method::DELETE, "/users/test:alice", None).await;
         let answers = import(&app, &[line("bob", &gone), line("carol", &gone)]).await;
         assert_eq!(results(&answers), ["conflict", "conflict"], "{answers:?}");

@@ -31,7 +31,7 @@ async fn read(app: &TestApp) -> BTreeMap<String, Vec<String>> {
 async fn every_metric_moves() {
     let database = Database::sqlite();
     let first = TestApp::start_with(&database, KEY).await;
-    first.token(&first.issuer.login("alice"), None).await.token();
+    first.token(&first.issuer.sign_in("alice"), None).await.token();
     let app = first.another_with(SETTINGS).await;
     let before = read(&app).await;
     let mut moved = BTreeSet::new();
@@ -43,7 +43,7 @@ async fn every_metric_moves() {
         }
     };
 
-    let alice = app.issuer.login("alice");
+    let alice = app.issuer.sign_in("alice");
     app.token(&alice, None).await.token();
     let counted = ["vendor_tokens_issued", "vendor_undecryptable_cached_tokens", "vendor_upstream_call_seconds"];
     expect(&counted).await;
@@ -51,7 +51,7 @@ async fn every_metric_moves() {
 
     app.acs.fault(json!({"operation": "create", "kind": "delay", "delayMs": 1000, "count": 1})).await;
     let calls = app.acs.stats().await["calls"]["create"].as_u64().unwrap();
-    let bob = app.issuer.login("bob");
+    let bob = app.issuer.sign_in("bob");
     let (served, ()) = tokio::join!(app.token(&bob, None), async {
         app.acs.wait_for_calls("create", calls + 1).await;
         app.token(&alice, None).await.assert_problem(503, "overloaded");

@@ -114,7 +114,7 @@ impl World {
 
     fn sign_in(&mut self) {
         let second = self.app.clock.now().timestamp();
-        let sign_in = self.app.issuer.login_with("alice", json!({"iat": second, "exp": second + 86_400}));
+        let sign_in = self.app.issuer.sign_in_with("alice", json!({"iat": second, "exp": second + 86_400}));
         self.model.sign_ins.push((sign_in, second));
     }
 

@@ -86,7 +86,7 @@ async fn no_route_takes_an_array_for_its_body() {
         let Some(content) = operation["requestBody"]["content"].as_object() else { continue };
         let media_type = content.keys().next().unwrap();
         let is_for_users = operation["security"][0].get("signInToken").is_some();
-        let credential = if is_for_users { app.issuer.login("alice") } else { key("operator") };
+        let credential = if is_for_users { app.issuer.sign_in("alice") } else { key("operator") };
         let method: Method = method.to_uppercase().parse().unwrap();
         for body in [json!([]), json!([null]), json!([["chat"]]), json!([["test:a"], true]), json!(["a", "b", "c"])] {
             let url = format!("{}{}", app.url, path.replace("{user}", "test:a"));

@@ -80,8 +80,8 @@ fn start() -> (tempfile::TempDir, Running, String) {
 #[tokio::test]
 async fn operators_manage_a_user_from_the_first_token_to_deletion() {
     let (_folder, _running, url) = start();
-    let login = sign_in(&url, json!({"user": "alice"})).await;
-    let minted = token(&url, &login).await;
+    let sign_in = sign_in(&url, json!({"user": "alice"})).await;
+    let minted = token(&url, &sign_in).await;
     let identity = minted.identity();
 
     let table = said(&url, &["users", "list"]);

@@ -21,7 +21,7 @@ on_each_database! {
     async fn odd_subjects_are_users_like_any_other(database) {
         let app = TestApp::start(&database).await;
         for subject in ODD_SUBJECTS {
-            let identity = app.token(&app.issuer.login(subject), None).await.identity();
+            let identity = app.token(&app.issuer.sign_in(subject), None).await.identity();
             let path = format!("/users/{}", segment(&format!("test:{subject}")));
             let user = get(&app, &path).await.json();
             assert_eq!((&user["subject"], &user["communicationUserId"]), (&json!(subject), &json!(identity)));
@@ -84,12 +84,12 @@ on_each_database! {
         let by_the_key = "SELECT COUNT(*) FROM audit_events WHERE action = 'token_minted' AND actor_kind = 'operator_key' AND actor = 'minter'";
         assert_eq!(database.count(by_the_key).await, 2);
         // What a backend ensured is the user's own when the user comes.
-        assert_eq!(app.token(&app.issuer.login("bob"), None).await.identity(), token.identity());
+        assert_eq!(app.token(&app.issuer.sign_in("bob"), None).await.identity(), token.identity());
     }
 
     async fn imports_bind_what_is_free_and_nothing_else(database) {
         let app = TestApp::start(&database).await;
-        let taken = app.token(&app.issuer.login("alice"), None).await.identity();
+        let taken = app.token(&app.issuer.sign_in("alice"), None).await.identity();
         let guid = &taken[6..42];
         let own = format!("8:acs:{guid}_00000000-0000-0000-0000-000000000001");
         let put = async |user: &str, id: &str| {
@@ -113,7 +113,7 @@ on_each_database! {
 
     async fn repeating_a_write_changes_nothing(database) {
         let app = TestApp::start(&database).await;
-        app.token(&app.issuer.login("alice"), None).await.token();
+        app.token(&app.issuer.sign_in("alice"), None).await.token();
         app.clock.advance(Duration::from_secs(3));
         let revoke = async |body: Value| {
             let header = [("idempotency-key", "password-change-4711")];
@@ -137,14 +137,14 @@ on_each_database! {
             app.ops_as("revoker", Method::POST, "/users/test:alice/unblock", None, &header).await
         };
         unblock().await.assert_problem(404, "not_found");
-        app.token(&app.issuer.login("alice"), None).await.token();
+        app.token(&app.issuer.sign_in("alice"), None).await.token();
         assert_eq!(unblock().await.status, StatusCode::OK);
     }
 
     async fn the_trail_answers_who_held_which_token(database) {
         let app = TestApp::start_with(&database, "[server]\ntrusted_proxies = [\"127.0.0.1\"]").await;
-        let login = app.issuer.login_with("alice", json!({"jti": "login-1", "sid": "session-1"}));
-        let request = app.http.post(format!("{}/token", app.url)).bearer_auth(&login);
+        let sign_in = app.issuer.sign_in_with("alice", json!({"jti": "login-1", "sid": "session-1"}));
+        let request = app.http.post(format!("{}/token", app.url)).bearer_auth(&sign_in);
         let answer = request.header("x-forwarded-for", "198.51.100.7").header("x-request-id", "r-1").send().await.unwrap();
         let token = Answer::of(answer).await.token();
         let then = app.clock.now();
@@ -172,7 +172,7 @@ on_each_database! {
 
     async fn operations_are_listed_by_state(database) {
         let app = TestApp::start(&database).await;
-        app.token(&app.issuer.login("alice"), None).await.token();
+        app.token(&app.issuer.sign_in("alice"), None).await.token();
         app.clock.advance(Duration::from_secs(3));
         app.acs.fault(json!({"operation": "revoke", "kind": "status", "status": 400})).await;
         let pending = app.revoke("alice").await.json();
@@ -194,8 +194,8 @@ async fn a_write_whose_caller_is_gone_is_finished_before_the_service_stops() {
     const BEGUN: &str = "SELECT COUNT(*) FROM idempotency_keys";
     const STORED: &str = "SELECT COUNT(*) FROM idempotency_keys WHERE status = 200";
     app.acs.fault(json!({"operation": "create", "kind": "delay", "delayMs": 2000})).await;
-    let login = app.issuer.login("bob");
-    let (created, ()) = tokio::join!(app.token(&login, None), async {
+    let sign_in = app.issuer.sign_in("bob");
+    let (created, ()) = tokio::join!(app.token(&sign_in, None), async {
         app.acs.wait_for_calls("create", 1).await;
         // Waits for the identity that the other replica is creating.
         let request = app.http.post(format!("{}/users/ensure", stopping.url)).bearer_auth(key("minter"));
@@ -259,9 +259,9 @@ async fn each_role_allows_its_own_routes_only() {
 #[tokio::test]
 async fn sign_in_tokens_and_keys_are_not_interchangeable() {
     let app = TestApp::start(&Database::sqlite()).await;
-    let login = app.issuer.login("alice");
-    let as_login = app.http.get(format!("{}/users", app.url)).bearer_auth(&login).send().await.unwrap();
-    Answer::of(as_login).await.assert_problem(401, "invalid_token");
+    let sign_in = app.issuer.sign_in("alice");
+    let as_user = app.http.get(format!("{}/users", app.url)).bearer_auth(&sign_in).send().await.unwrap();
+    Answer::of(as_user).await.assert_problem(401, "invalid_token");
     app.token(&key("operator"), None).await.assert_problem(401, "invalid_token");
     let nobody = app.http.get(format!("{}/users", app.url)).send().await.unwrap();
     Answer::of(nobody).await.assert_problem(401, "missing_credentials");
@@ -330,6 +330,6 @@ async fn operators_may_have_a_listener_of_their_own() {
     let ops = app.ops_url.clone().unwrap();
     let asked = app.http.get(format!("{ops}/users")).bearer_auth(key("viewer")).send().await.unwrap();
     assert_eq!(asked.status(), StatusCode::OK);
-    let token = app.http.post(format!("{ops}/token")).bearer_auth(app.issuer.login("a")).send().await.unwrap();
+    let token = app.http.post(format!("{ops}/token")).bearer_auth(app.issuer.sign_in("a")).send().await.unwrap();
     assert_eq!(token.status(), StatusCode::NOT_FOUND);
 }

@@ -30,14 +30,14 @@ async fn read_to_end(mut connection: TcpStream) -> String {
 #[tokio::test]
 async fn each_user_has_a_limit_that_responses_report() {
     let app = start("[limits.user]\nrequests = 3\nper = \"1h\"").await;
-    let (alice, bob) = (app.issuer.login("alice"), app.issuer.login("bob"));
+    let (alice, bob) = (app.issuer.sign_in("alice"), app.issuer.sign_in("bob"));
     let first = app.token(&alice, None).await;
     first.token();
     assert_eq!(first.header("ratelimit-policy"), "\"user\";q=3;w=3600");
     assert_eq!(first.header("ratelimit"), "\"user\";r=2;t=1200");
     assert_eq!(app.me(&alice).await.header("ratelimit"), "\"user\";r=1;t=1200");
     app.token(&alice, None).await.token();
-    let refused = app.token(&app.issuer.login("alice"), None).await;
+    let refused = app.token(&app.issuer.sign_in("alice"), None).await;
     refused.assert_problem(429, "rate_limited");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1100..=1200).contains(&wait), "{refused:?}");
@@ -52,24 +52,25 @@ async fn signing_out_everywhere_has_a_limit_of_its_own() {
     let app =
         start("[limits]\nself_revoke = { requests = 1, per = \"1h\" }\nuser = { requests = 3, per = \"1h\" }").await;
     let revoke = async || {
-        let login = app.issuer.login("alice");
-        Answer::of(app.http.post(format!("{}/me/revoke", app.url)).bearer_auth(login).send().await.unwrap()).await
+        let sign_in = app.issuer.sign_in("alice");
+        Answer::of(app.http.post(format!("{}/me/revoke", app.url)).bearer_auth(sign_in).send().await.unwrap()).await
     };
     assert_eq!(revoke().await.status, StatusCode::OK);
     revoke().await.assert_problem(429, "rate_limited");
     app.clock.advance(Duration::from_secs(5));
-    assert_eq!(app.token(&app.issuer.login("alice"), None).await.header("ratelimit"), "\"user\";r=2;t=1200");
+    assert_eq!(app.token(&app.issuer.sign_in("alice"), None).await.header("ratelimit"), "\"user\";r=2;t=1200");
 }
 
 #[tokio::test]
 async fn bad_logins_of_an_address_are_counted_behind_declared_proxies_only() {
-    let ask = async |app: &TestApp, client: &str, login: &str| {
-        let request = app.http.post(format!("{}/token", app.url)).bearer_auth(login).header("x-forwarded-for", client);
+    let ask = async |app: &TestApp, client: &str, sign_in: &str| {
+        let request =
+            app.http.post(format!("{}/token", app.url)).bearer_auth(sign_in).header("x-forwarded-for", client);
         Answer::of(request.send().await.unwrap()).await
     };
     let limits = "[limits]\nfailed_sign_ins = { requests = 2, per = \"1h\" }\n";
     let app = start(&format!("{limits}[server]\ntrusted_proxies = \"127.0.0.0/8\"")).await;
-    let (good, bad) = (app.issuer.login("alice"), app.issuer.login_with("alice", json!({"exp": 1})));
+    let (good, bad) = (app.issuer.sign_in("alice"), app.issuer.sign_in_with("alice", json!({"exp": 1})));
     for _ in 0..2 {
         ask(&app, "198.51.100.7", &bad).await.assert_problem(401, "invalid_token");
     }
@@ -84,7 +85,7 @@ async fn bad_logins_of_an_address_are_counted_behind_declared_proxies_only() {
     }
 
     let open = start(limits).await;
-    let bad = open.issuer.login_with("alice", json!({"exp": 1}));
+    let bad = open.issuer.sign_in_with("alice", json!({"exp": 1}));
     for _ in 0..5 {
         ask(&open, "198.51.100.7", &bad).await.assert_problem(401, "invalid_token");
     }
@@ -93,14 +94,14 @@ async fn bad_logins_of_an_address_are_counted_behind_declared_proxies_only() {
 #[tokio::test]
 async fn too_many_at_once_are_refused_and_operators_get_through() {
     let app = start("[server]\nmax_in_flight = 2").await;
-    let logins = ["alice", "bob", "carol"].map(|subject| app.issuer.login(subject));
-    for login in &logins {
-        app.token(login, None).await.token();
+    let sign_ins = ["alice", "bob", "carol"].map(|subject| app.issuer.sign_in(subject));
+    for sign_in in &sign_ins {
+        app.token(sign_in, None).await.token();
     }
     app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1500, "count": 2})).await;
-    let (first, second, ()) = tokio::join!(app.token(&logins[0], None), app.token(&logins[1], None), async {
+    let (first, second, ()) = tokio::join!(app.token(&sign_ins[0], None), app.token(&sign_ins[1], None), async {
         app.acs.wait_for_calls("issue", 2).await;
-        let refused = app.token(&logins[2], None).await;
+        let refused = app.token(&sign_ins[2], None).await;
         refused.assert_problem(503, "overloaded");
         assert!((1..=3).contains(&refused.header("retry-after").parse::<u64>().unwrap()), "{refused:?}");
         assert_eq!(app.revoke("carol").await.status, StatusCode::OK);
@@ -109,7 +110,7 @@ async fn too_many_at_once_are_refused_and_operators_get_through() {
     first.token();
     second.token();
     assert_eq!(app.metric("vendor_requests_shed_total{limit=\"users\"}").await, 1);
-    app.token(&app.issuer.login("alice"), None).await.token();
+    app.token(&app.issuer.sign_in("alice"), None).await.token();
 }
 
 #[tokio::test]
@@ -145,15 +146,15 @@ async fn idle_connection_is_closed_in_the_end() {
 #[tokio::test]
 async fn slow_body_holds_no_permit_and_is_given_up() {
     let app = start("[server]\nmax_in_flight = 1\nbody_timeout = \"2s\"").await;
-    let login = app.issuer.login("alice");
+    let sign_in = app.issuer.sign_in("alice");
     let mut slow = connect(&app).await;
     let head = format!(
-        "POST /token HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {login}\r\n\
+        "POST /token HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {sign_in}\r\n\
          content-type: application/json\r\ncontent-length: 2\r\n\r\n{{"
     );
     slow.write_all(head.as_bytes()).await.unwrap();
     for _ in 0..3 {
-        app.token(&login, None).await.token();
+        app.token(&sign_in, None).await.token();
     }
     let answer = read_to_end(slow).await;
     assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("took too long"), "{answer}");
@@ -209,7 +210,7 @@ async fn connections_over_the_limit_wait() {
 #[tokio::test]
 async fn requests_are_counted_by_route_and_status() {
     let app = start("").await;
-    app.token(&app.issuer.login("alice"), None).await.token();
+    app.token(&app.issuer.sign_in("alice"), None).await.token();
     app.me("not a token").await.assert_problem(401, "invalid_token");
     let counted = async |labels: &str| app.metric(&format!("vendor_request_seconds_count{{{labels}}}")).await;
     eventually(async || (counted("route=\"/token\",status=\"200\"").await == 1).then_some(())).await;

@@ -44,7 +44,7 @@ async fn probes_are_not_on_the_public_listener() {
 #[tokio::test]
 async fn readiness_reports_the_database_and_the_keys() {
     let app = start().await;
-    app.token(&app.issuer.login("alice"), None).await.token();
+    app.token(&app.issuer.sign_in("alice"), None).await.token();
     let answer = Answer::of(app.http.get(format!("{}/readyz", app.admin_url)).send().await.unwrap()).await;
     let expected = serde_json::json!({"status": "ready", "database": "available", "keys": {"test": "available"}});
     assert_eq!(answer.json(), expected);
@@ -78,7 +78,7 @@ async fn preflights_need_no_credentials_and_errors_can_be_read_by_browsers() {
 #[tokio::test]
 async fn a_sign_in_that_is_too_old_learns_from_when_on_sign_ins_are_accepted() {
     let app = start().await;
-    let old = app.issuer.login("alice");
+    let old = app.issuer.sign_in("alice");
     app.token(&old, None).await.token();
     app.clock.advance(Duration::from_secs(5));
     assert_eq!(app.revoke("alice").await.status, StatusCode::OK);

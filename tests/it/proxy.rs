@@ -70,8 +70,8 @@ async fn odd_subjects_pass_through_nginx() {
         return;
     };
     for subject in ODD_SUBJECTS {
-        let login = app.issuer.login(subject);
-        let token = app.http.post(format!("{}/token", nginx.url)).bearer_auth(&login).send().await.unwrap();
+        let sign_in = app.issuer.sign_in(subject);
+        let token = app.http.post(format!("{}/token", nginx.url)).bearer_auth(&sign_in).send().await.unwrap();
         let identity = Answer::of(token).await.identity();
         // Long enough after the mint for the revocation to count at once.
         app.clock.advance(Duration::from_secs(3));

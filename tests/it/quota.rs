@@ -40,7 +40,7 @@ async fn start(database: &Database, quota: &str, limits: &[(Limited, usize)]) ->
 async fn first_tokens(replicas: &[&TestApp], users: impl IntoIterator<Item = usize>) -> Vec<Answer> {
     let ask = |n: usize| async move {
         let replica = replicas[n % replicas.len()];
-        replica.token(&replica.issuer.login(&format!("user-{n}")), None).await
+        replica.token(&replica.issuer.sign_in(&format!("user-{n}")), None).await
     };
     futures_util::future::join_all(users.into_iter().map(ask)).await
 }
@@ -168,10 +168,10 @@ on_each_database! {
 
     async fn revocations_do_not_wait_for_tokens(database) {
         let app = start(&database, "[quota]\nissue = 1", &[]).await;
-        let login = app.issuer.login("alice");
-        app.token(&login, None).await.token();
-        app.token(&login, None).await.token();
-        app.token(&login, None).await.assert_problem(503, "upstream_throttled");
+        let sign_in = app.issuer.sign_in("alice");
+        app.token(&sign_in, None).await.token();
+        app.token(&sign_in, None).await.token();
+        app.token(&sign_in, None).await.assert_problem(503, "upstream_throttled");
         assert_eq!(app.revoke("alice").await.status, StatusCode::OK);
         assert_eq!(app.ops(Method::DELETE, "/users/test:alice", None).await.status, StatusCode::OK);
     }
@@ -179,7 +179,7 @@ on_each_database! {
     async fn accepted_operations_wait_for_quota_and_are_completed(database) {
         let app = start(&database, "[quota]\nrevoke = 1", &[(Limited::Revoke, 1)]).await;
         for subject in ["alice", "bob"] {
-            app.token(&app.issuer.login(subject), None).await.token();
+            app.token(&app.issuer.sign_in(subject), None).await.token();
         }
         app.clock.advance(Duration::from_secs(5));
         assert_eq!(app.revoke("alice").await.status, StatusCode::OK);
@@ -195,20 +195,20 @@ on_each_database! {
     async fn a_429_to_one_replica_pauses_all(database) {
         let app = TestApp::start(&database).await;
         let other = app.another().await;
-        let logins = ["alice", "bob"].map(|subject| app.issuer.login(subject));
-        for login in &logins {
-            app.token(login, None).await.token();
+        let sign_ins = ["alice", "bob"].map(|subject| app.issuer.sign_in(subject));
+        for sign_in in &sign_ins {
+            app.token(sign_in, None).await.token();
         }
         app.acs.fault(json!({"operation": "issue", "kind": "status", "status": 429, "retryAfterSeconds": 60, "count": 1})).await;
-        let refused = app.token(&logins[0], None).await;
+        let refused = app.token(&sign_ins[0], None).await;
         refused.assert_problem(503, "upstream_throttled");
         assert_eq!(refused.header("retry-after"), "60");
         for replica in [&app, &other] {
-            replica.token(&logins[1], None).await.assert_problem(503, "upstream_throttled");
+            replica.token(&sign_ins[1], None).await.assert_problem(503, "upstream_throttled");
         }
         assert_eq!(app.acs.stats().await["calls"]["issue"], 1);
         app.clock.advance(Duration::from_mins(1));
-        other.token(&logins[1], None).await.token();
+        other.token(&sign_ins[1], None).await.token();
     }
 
     /// Postgres does in SQL what SQLite does with the window of this crate: both must follow it, for wrong clocks too.

@@ -64,9 +64,9 @@ on_each_database! {
         acs.keys = (ROTATED_KEY, Some(SECOND_KEY));
         let issuer = TestIssuer::start(&clock).await;
         let app = TestApp::replica(&database, REUSE, &clock, acs, issuer).await;
-        let good = app.issuer.login("alice");
-        let guest = app.issuer.login_with("guest", json!({"role": "guest"}));
-        let expired = app.issuer.login_with("alice", json!({"exp": 1}));
+        let good = app.issuer.sign_in("alice");
+        let guest = app.issuer.sign_in_with("guest", json!({"role": "guest"}));
+        let expired = app.issuer.sign_in_with("alice", json!({"exp": 1}));
         let keys = [ROTATED_KEY, SECOND_KEY, ENCRYPTION_KEY, PASSWORD].map(str::to_owned);
         let mut secrets = Vec::from(keys);
         secrets.extend(["operator", "viewer"].map(ops::key));
@@ -91,7 +91,7 @@ on_each_database! {
             secrets.push(app.token(&good, Some(json!({"scopes": scopes}))).await.token());
         }
         // A cached token that cannot be decrypted.
-        secrets.push(app.token(&app.issuer.login("bob"), None).await.token());
+        secrets.push(app.token(&app.issuer.sign_in("bob"), None).await.token());
         let swap = "UPDATE users SET cached_tokens = (SELECT cached_tokens FROM users WHERE subject = 'bob') WHERE subject = 'alice'";
         assert_eq!(database.execute(swap).await, 1);
         secrets.push(app.token(&good, None).await.token());

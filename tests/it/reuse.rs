@@ -27,11 +27,11 @@ fn minutes(minutes: u64) -> Duration {
 on_each_database! {
     async fn cached_token_is_returned_by_every_replica(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         let first = app.token(&sign_in, None).await;
         let other = app.another().await;
         for replica in [&app, &other, &app] {
-            let again = replica.token(&app.issuer.login("alice"), None).await;
+            let again = replica.token(&app.issuer.sign_in("alice"), None).await;
             assert_eq!((again.token(), &again.json()["expiresOn"]), (first.token(), &first.json()["expiresOn"]));
         }
         assert_eq!(issues(&app).await, 0, "the token of the creation served all of them");
@@ -41,14 +41,14 @@ on_each_database! {
 
     async fn without_an_encryption_key_nothing_is_cached(database) {
         let app = TestApp::start(&database).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         assert_ne!(app.token(&sign_in, None).await.token(), app.token(&sign_in, None).await.token());
         assert_eq!(database.count(CACHED).await, 0);
     }
 
     async fn other_scopes_get_a_token_of_their_own(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         let both = app.token(&sign_in, None).await.token();
         let ask = async |scopes| app.token(&sign_in, Some(json!({"scopes": scopes}))).await;
         let chat = ask(["chat"].as_slice()).await.token();
@@ -60,7 +60,7 @@ on_each_database! {
 
     async fn token_is_not_reused_within_the_margin(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let user = app.issuer.login_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
+        let user = app.issuer.sign_in_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
         let first = app.token(&user, None).await.token();
         app.clock.advance(minutes(39));
         assert_eq!(app.token(&user, None).await.token(), first);
@@ -72,7 +72,7 @@ on_each_database! {
 
     async fn cached_token_never_lives_longer_than_was_asked_for(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         let ask = async |minutes| app.token(&sign_in, Some(json!({"expiresInMinutes": minutes}))).await.token();
         let long = ask(120).await;
         assert_eq!(ask(120).await, long);
@@ -89,7 +89,7 @@ on_each_database! {
             ("bert", Method::POST, "/users/test:bert/block"),
             ("dora", Method::DELETE, "/users/test:dora"),
         ] {
-            let old = app.token(&app.issuer.login(subject), None).await.token();
+            let old = app.token(&app.issuer.sign_in(subject), None).await.token();
             app.clock.advance(Duration::from_secs(10));
             assert_eq!(app.ops(method, path, None).await.status, StatusCode::OK);
             assert_eq!(database.count(CACHED).await, 0);
@@ -97,10 +97,10 @@ on_each_database! {
             if subject == "bert" {
                 app.ops(Method::POST, "/users/test:bert/unblock", None).await;
             }
-            let new = app.token(&app.issuer.login(subject), None).await;
+            let new = app.token(&app.issuer.sign_in(subject), None).await;
             assert_ne!(new.token(), old);
             assert_eq!(app.acs.introspect(&new.token()).await["active"], true);
-            assert_eq!(app.token(&app.issuer.login(subject), None).await.token(), new.token());
+            assert_eq!(app.token(&app.issuer.sign_in(subject), None).await.token(), new.token());
             database.execute(DROP_CACHE).await;
         }
     }
@@ -108,7 +108,7 @@ on_each_database! {
     /// Every change drops the cached tokens. Were one left behind, its generation would still prevent it.
     async fn token_of_an_older_generation_is_not_reused(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         let first = app.token(&sign_in, None).await.token();
         database.execute("UPDATE users SET generation = generation + 1").await;
         assert_ne!(app.token(&sign_in, None).await.token(), first);
@@ -117,7 +117,7 @@ on_each_database! {
     /// Rotating an access key of the resource ends the tokens that were made with it.
     async fn token_is_not_reused_without_the_access_key_that_made_it(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         let first = app.token(&sign_in, None).await.token();
         let replica = async |keys| {
             let mut acs = app.acs.clone();
@@ -134,7 +134,7 @@ on_each_database! {
 
     async fn encryption_keys_can_be_replaced(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         let first = app.token(&sign_in, None).await.token();
         let rotated = app.another_with(ROTATED).await;
         assert_eq!(rotated.token(&sign_in, None).await.token(), first, "every key decrypts");
@@ -148,7 +148,7 @@ on_each_database! {
     /// Promise 7. Also with write access to the database, tokens cannot be swapped.
     async fn cached_tokens_cannot_be_moved_to_another_user(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let (alice, bob) = (app.issuer.login("alice"), app.issuer.login("bob"));
+        let (alice, bob) = (app.issuer.sign_in("alice"), app.issuer.sign_in("bob"));
         let token = app.token(&alice, None).await.token();
         app.token(&bob, None).await.token();
         let encrypted: Vec<u8> = database.bytes("SELECT cached_tokens FROM users ORDER BY id LIMIT 1").await;
@@ -161,7 +161,7 @@ on_each_database! {
 
     async fn expired_tokens_are_deleted(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        app.token(&app.issuer.login("alice"), None).await.token();
+        app.token(&app.issuer.sign_in("alice"), None).await.token();
         let settings = Settings { url: database.url().into(), ..Settings::default() };
         let store = Store::connect(&settings).await.unwrap();
         assert_eq!(store.delete_expired_tokens(app.clock.now()).await.unwrap(), 0);
@@ -172,7 +172,7 @@ on_each_database! {
     /// An unanswered revocation may act late: nothing that it could end is cached until it cannot act any more.
     async fn nothing_is_cached_while_a_late_revocation_may_act(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         app.token(&sign_in, None).await.token();
         database.execute(DROP_CACHE).await;
         database.execute_at("UPDATE users SET no_reuse_before = $1", app.clock.now() + minutes(15)).await;
@@ -184,7 +184,7 @@ on_each_database! {
 
     async fn cached_token_is_returned_when_acs_fails(database) {
         let app = TestApp::start_with(&database, &format!("{REUSE}\ntimeout = \"1s\"")).await;
-        let user = app.issuer.login_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
+        let user = app.issuer.sign_in_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
         let first = app.token(&user, None).await.token();
         app.clock.advance(minutes(50));
         for fault in [
@@ -210,7 +210,7 @@ on_each_database! {
 
     async fn blocked_user_gets_no_cached_token_when_acs_fails(database) {
         let app = TestApp::start_with(&database, &format!("{REUSE}\ntimeout = \"2s\"")).await;
-        let user = app.issuer.login_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
+        let user = app.issuer.sign_in_with("alice", json!({"exp": app.clock.now().timestamp() + 86_400}));
         app.token(&user, None).await.token();
         app.clock.advance(minutes(50));
         app.acs.fault(json!({"operation": "issue", "kind": "hang"})).await;
@@ -224,7 +224,7 @@ on_each_database! {
 
     async fn operator_who_gets_a_cached_token_is_audited(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let first = app.token(&app.issuer.login("alice"), Some(json!({"scopes": ["chat"]}))).await.token();
+        let first = app.token(&app.issuer.sign_in("alice"), Some(json!({"scopes": ["chat"]}))).await.token();
         let body = Some(json!({"scopes": ["chat"]}));
         let again = app.ops_as("minter", Method::POST, "/users/test:alice/token", body, &[]).await;
         assert_eq!(again.token(), first);
@@ -237,7 +237,7 @@ on_each_database! {
     /// Also where nothing is cached.
     async fn requests_of_one_moment_share_a_mint(database) {
         let app = TestApp::start(&database).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         app.token(&sign_in, None).await.token();
         app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1500, "count": 1})).await;
         let answers: Vec<Answer> = futures_util::future::join_all((0..20).map(|_| app.token(&sign_in, None))).await;
@@ -249,7 +249,7 @@ on_each_database! {
 
     async fn mint_goes_on_when_its_first_request_is_cancelled(database) {
         let app = TestApp::start(&database).await;
-        let sign_in = app.issuer.login("alice");
+        let sign_in = app.issuer.sign_in("alice");
         app.token(&sign_in, None).await.token();
         app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1000, "count": 1})).await;
         tokio::select! {
@@ -263,7 +263,7 @@ on_each_database! {
     /// Promise 2: a new sign-in during a revocation must not share the mint of an older one.
     async fn mint_is_not_shared_across_a_revocation(database) {
         let app = TestApp::start_with(&database, REUSE).await;
-        let old = app.issuer.login("alice");
+        let old = app.issuer.sign_in("alice");
         app.token(&old, None).await.token();
         database.execute(DROP_CACHE).await;
         app.clock.advance(Duration::from_secs(10));
@@ -272,7 +272,7 @@ on_each_database! {
             app.acs.wait_for_calls("issue", 1).await;
             assert_eq!(app.revoke("alice").await.status, StatusCode::OK);
             app.clock.advance(Duration::from_secs(10));
-            app.token(&app.issuer.login("alice"), None).await
+            app.token(&app.issuer.sign_in("alice"), None).await
         });
         before.assert_problem(401, "reauthentication_required");
         assert_eq!(app.acs.introspect(&after.token()).await["active"], true);
@@ -287,7 +287,7 @@ async fn refused_access_key_is_replaced_by_the_other() {
     acs.keys = ("YSBrZXkgdGhhdCB3YXMgcm90YXRlZCBhd2F5", Some(SECOND_KEY));
     let replica = TestApp::replica(&Database::sqlite(), "", &app.clock, acs, app.issuer.clone()).await;
     for _ in 0..3 {
-        replica.token(&app.issuer.login("alice"), None).await.token();
+        replica.token(&app.issuer.sign_in("alice"), None).await.token();
     }
     assert_eq!(app.acs.stats().await["unauthorized"], 1, "the key that works is remembered");
 }

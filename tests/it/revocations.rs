@@ -26,7 +26,7 @@ async fn revoke_all(app: &TestApp) -> Value {
 async fn sign_all_in(app: &TestApp, subjects: &[&str]) -> Vec<(String, String)> {
     let mut users = Vec::new();
     for subject in subjects {
-        let sign_in = app.issuer.login(subject);
+        let sign_in = app.issuer.sign_in(subject);
         let token = app.token(&sign_in, None).await.token();
         users.push((sign_in, token));
     }
@@ -56,7 +56,7 @@ on_each_database! {
             }
         }
         // Unknown users are concerned too.
-        let old = app.issuer.login_with("erin", json!({"iat": app.clock.now().timestamp() - 60}));
+        let old = app.issuer.sign_in_with("erin", json!({"iat": app.clock.now().timestamp() - 60}));
         app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         let done = completed(&app, &revocation).await;
         assert_eq!((&done["waiting"], &done["pending"], &done["confirmed"]), (&json!(0), &json!(0), &json!(4)));
@@ -72,7 +72,7 @@ on_each_database! {
         }).await;
         assert_eq!(app.acs.introspect(&token).await["active"], true);
         assert_eq!(app.token(&sign_in, None).await.token(), token, "it is cached");
-        app.token(&app.issuer.login("erin"), None).await.token();
+        app.token(&app.issuer.sign_in("erin"), None).await.token();
         let trail = app.ops(Method::GET, "/audit?action=global_revocation", None).await.json();
         assert_eq!(trail["events"].as_array().unwrap().len(), 1);
         assert!(trail["events"][0]["user"].is_null());
@@ -100,7 +100,7 @@ on_each_database! {
         let app = TestApp::start(&database).await;
         sign_all_in(&app, &["alice"]).await;
         app.clock.advance(Duration::from_secs(5));
-        let sign_ins = ["alice", "newcomer"].map(|subject| app.issuer.login(subject));
+        let sign_ins = ["alice", "newcomer"].map(|subject| app.issuer.sign_in(subject));
         let delay = |operation| json!({"operation": operation, "kind": "delay", "delayMs": 1200});
         app.acs.faults(&[delay("issue"), delay("create")]).await;
         let (alice, newcomer, revocation) =
@@ -144,7 +144,7 @@ on_each_database! {
             assert_eq!(&app.token(sign_in, None).await.token(), token);
         }
         // An unknown user on the list is concerned as well.
-        let old = app.issuer.login_with("never-seen", json!({"iat": app.clock.now().timestamp() - 60}));
+        let old = app.issuer.sign_in_with("never-seen", json!({"iat": app.clock.now().timestamp() - 60}));
         app.token(&old, None).await.assert_problem(401, "reauthentication_required");
         assert_eq!(completed(&app, &revocation).await["confirmed"], 2);
         let listed = app.ops_as("viewer", Method::GET, "/revocations", None, &[]).await.json();

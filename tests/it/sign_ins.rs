@@ -12,7 +12,7 @@ use crate::support::{Answer, Database, TestApp, issuer::TestKey};
 async fn start() -> TestApp {
     let app = TestApp::start(&Database::sqlite()).await;
     // The keys are cached from now on, so that later fetches are caused by requests.
-    app.token(&app.issuer.login("first"), None).await.token();
+    app.token(&app.issuer.sign_in("first"), None).await.token();
     app
 }
 
@@ -24,7 +24,7 @@ async fn a_request_without_a_sign_in_token_is_refused() {
         request(),
         request().header("authorization", "Basic YTpi"),
         request().header("authorization", "Bearer"),
-        request().bearer_auth(app.issuer.login("a")).header("authorization", "Bearer x"),
+        request().bearer_auth(app.issuer.sign_in("a")).header("authorization", "Bearer x"),
     ] {
         let answer = Answer::of(request.send().await.unwrap()).await;
         answer.assert_problem(401, "missing_credentials");
@@ -41,8 +41,8 @@ async fn all_invalid_sign_in_tokens_get_the_same_response() {
     let good = issuer.claims("mallory");
     let typed = |typ: &str| key.sign(&Header { typ: Some(typ.to_owned()), ..key.header() }, &good);
     let tampered = {
-        let login = issuer.login("mallory");
-        let parts: Vec<_> = login.split('.').collect();
+        let sign_in = issuer.sign_in("mallory");
+        let parts: Vec<_> = sign_in.split('.').collect();
         let mut claims = good.clone();
         claims["sub"] = json!("alice");
         format!("{}.{}.{}", parts[0], BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()), parts[2])
@@ -62,24 +62,24 @@ async fn all_invalid_sign_in_tokens_get_the_same_response() {
     let invalid = [
         ("garbage", "garbage".to_owned()),
         ("empty", String::from(".")),
-        ("another issuer", issuer.login_with("mallory", json!({"iss": "https://evil.example"}))),
-        ("no issuer", issuer.login_with("mallory", json!({"iss": null}))),
-        ("another audience", issuer.login_with("mallory", json!({"aud": "other"}))),
-        ("no audience", issuer.login_with("mallory", json!({"aud": null}))),
-        ("expired", issuer.login_with("mallory", json!({"exp": now - 31}))),
-        ("without expiry", issuer.login_with("mallory", json!({"exp": null}))),
-        ("not yet valid", issuer.login_with("mallory", json!({"nbf": now + 60}))),
-        ("from the future", issuer.login_with("mallory", json!({"iat": now + 60}))),
-        ("issued in 1970", issuer.login_with("mallory", json!({"iat": 0}))),
-        ("issued before 1970", issuer.login_with("mallory", json!({"iat": -1, "auth_time": now}))),
-        ("expired in 1970", issuer.login_with("mallory", json!({"exp": 0}))),
-        ("signed in in the future", issuer.login_with("mallory", json!({"auth_time": now + 60}))),
-        ("without time", issuer.login_with("mallory", json!({"iat": null}))),
-        ("without subject", issuer.login_with("mallory", json!({"sub": null}))),
-        ("empty subject", issuer.login_with("mallory", json!({"sub": ""}))),
-        ("long subject", issuer.login_with("mallory", json!({"sub": "x".repeat(257)}))),
-        ("subject with NUL", issuer.login_with("mallory", json!({"sub": "a\u{0}b"}))),
-        ("numeric subject", issuer.login_with("mallory", json!({"sub": 7}))),
+        ("another issuer", issuer.sign_in_with("mallory", json!({"iss": "https://evil.example"}))),
+        ("no issuer", issuer.sign_in_with("mallory", json!({"iss": null}))),
+        ("another audience", issuer.sign_in_with("mallory", json!({"aud": "other"}))),
+        ("no audience", issuer.sign_in_with("mallory", json!({"aud": null}))),
+        ("expired", issuer.sign_in_with("mallory", json!({"exp": now - 31}))),
+        ("without expiry", issuer.sign_in_with("mallory", json!({"exp": null}))),
+        ("not yet valid", issuer.sign_in_with("mallory", json!({"nbf": now + 60}))),
+        ("from the future", issuer.sign_in_with("mallory", json!({"iat": now + 60}))),
+        ("issued in 1970", issuer.sign_in_with("mallory", json!({"iat": 0}))),
+        ("issued before 1970", issuer.sign_in_with("mallory", json!({"iat": -1, "auth_time": now}))),
+        ("expired in 1970", issuer.sign_in_with("mallory", json!({"exp": 0}))),
+        ("signed in in the future", issuer.sign_in_with("mallory", json!({"auth_time": now + 60}))),
+        ("without time", issuer.sign_in_with("mallory", json!({"iat": null}))),
+        ("without subject", issuer.sign_in_with("mallory", json!({"sub": null}))),
+        ("empty subject", issuer.sign_in_with("mallory", json!({"sub": ""}))),
+        ("long subject", issuer.sign_in_with("mallory", json!({"sub": "x".repeat(257)}))),
+        ("subject with NUL", issuer.sign_in_with("mallory", json!({"sub": "a\u{0}b"}))),
+        ("numeric subject", issuer.sign_in_with("mallory", json!({"sub": 7}))),
         ("security event", typed("secevent+jwt")),
         ("logout token", typed("logout+jwt")),
         ("tampered", tampered),
@@ -89,8 +89,8 @@ async fn all_invalid_sign_in_tokens_get_the_same_response() {
         ("bringing its own key", foreign_key.sign(&own_key_inside, &good)),
     ];
     let mut texts = std::collections::HashSet::new();
-    for (name, login) in invalid {
-        let answer = app.token(&login, None).await;
+    for (name, sign_in) in invalid {
+        let answer = app.token(&sign_in, None).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{name}: {}", answer.text);
         answer.assert_problem(401, "invalid_token");
         let mut body = answer.json();
@@ -108,17 +108,17 @@ async fn unusual_but_valid_sign_in_tokens_are_accepted() {
     let key = app.issuer.keys.lock().unwrap()[0].clone();
     let untyped = Header { typ: None, kid: None, ..key.header() };
     let access_token = Header { typ: Some("at+jwt".into()), ..key.header() };
-    for login in [
-        app.issuer.login_with("ä/%: zoë@example.com", json!({})),
-        app.issuer.login_with("a", json!({"aud": ["other", "vendor"]})),
-        app.issuer.login_with("a", json!({"exp": now - 25, "iat": now - 100})),
-        app.issuer.login_with("a", json!({"iat": now + 25})),
-        app.issuer.login_with("a", json!({"iat": null, "auth_time": now - 5})),
-        app.issuer.login_with("a", json!({"nbf": 0, "auth_time": 0})),
+    for sign_in in [
+        app.issuer.sign_in_with("ä/%: zoë@example.com", json!({})),
+        app.issuer.sign_in_with("a", json!({"aud": ["other", "vendor"]})),
+        app.issuer.sign_in_with("a", json!({"exp": now - 25, "iat": now - 100})),
+        app.issuer.sign_in_with("a", json!({"iat": now + 25})),
+        app.issuer.sign_in_with("a", json!({"iat": null, "auth_time": now - 5})),
+        app.issuer.sign_in_with("a", json!({"nbf": 0, "auth_time": 0})),
         key.sign(&untyped, &app.issuer.claims("a")),
         key.sign(&access_token, &app.issuer.claims("a")),
     ] {
-        let answer = app.token(&login, None).await;
+        let answer = app.token(&sign_in, None).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     }
 }
@@ -129,7 +129,7 @@ async fn a_new_key_is_fetched_when_it_is_first_used() {
     let before = app.issuer.fetches.load(Ordering::SeqCst);
     app.clock.advance(Duration::from_mins(1));
     app.issuer.keys.lock().unwrap().insert(0, TestKey::new("second"));
-    app.token(&app.issuer.login("alice"), None).await.token();
+    app.token(&app.issuer.sign_in("alice"), None).await.token();
     assert_eq!(app.issuer.fetches.load(Ordering::SeqCst), before + 1);
 }
 
@@ -139,15 +139,15 @@ async fn unknown_keys_do_not_hammer_the_issuer() {
     let before = app.issuer.fetches.load(Ordering::SeqCst);
     app.clock.advance(Duration::from_mins(1));
     let stranger = TestKey::new("stranger");
-    let login = stranger.sign(&stranger.header(), &app.issuer.claims("mallory"));
+    let sign_in = stranger.sign(&stranger.header(), &app.issuer.claims("mallory"));
     app.issuer.is_down.store(true, Ordering::SeqCst);
-    for answer in futures_util::future::join_all((0..20).map(|_| app.token(&login, None))).await {
+    for answer in futures_util::future::join_all((0..20).map(|_| app.token(&sign_in, None))).await {
         answer.assert_problem(401, "invalid_token");
     }
-    app.token(&login, None).await.assert_problem(401, "invalid_token");
+    app.token(&sign_in, None).await.assert_problem(401, "invalid_token");
     // Attempts count, not successes: one for all of them, although it failed.
     assert_eq!(app.issuer.fetches.load(Ordering::SeqCst), before + 1);
-    app.token(&app.issuer.login("alice"), None).await.token();
+    app.token(&app.issuer.sign_in("alice"), None).await.token();
 }
 
 #[tokio::test]
@@ -155,22 +155,22 @@ async fn the_last_good_keys_are_used_for_a_limited_time_while_the_issuer_is_unav
     let app = start().await;
     app.issuer.is_down.store(true, Ordering::SeqCst);
     app.clock.advance(Duration::from_hours(23));
-    app.token(&app.issuer.login("alice"), None).await.token();
+    app.token(&app.issuer.sign_in("alice"), None).await.token();
     app.clock.advance(Duration::from_hours(2));
-    app.token(&app.issuer.login("alice"), None).await.assert_problem(503, "keys_unavailable");
+    app.token(&app.issuer.sign_in("alice"), None).await.assert_problem(503, "keys_unavailable");
     app.clock.advance(Duration::from_secs(5));
     app.issuer.is_down.store(false, Ordering::SeqCst);
-    app.token(&app.issuer.login("alice"), None).await.token();
+    app.token(&app.issuer.sign_in("alice"), None).await.token();
 }
 
 #[tokio::test]
 async fn a_withdrawn_key_is_refused_after_the_next_refresh() {
     let app = start().await;
-    let old = app.issuer.login("alice");
+    let old = app.issuer.sign_in("alice");
     app.issuer.keys.lock().unwrap()[0] = TestKey::new("second");
     app.clock.advance(Duration::from_mins(1));
     app.token(&old, None).await.token();
-    app.token(&app.issuer.login("alice"), None).await.token();
+    app.token(&app.issuer.sign_in("alice"), None).await.token();
     app.token(&old, None).await.assert_problem(401, "invalid_token");
 }
 
@@ -180,7 +180,7 @@ async fn a_withdrawn_key_is_refused_after_the_next_refresh() {
 async fn an_unset_sign_in_time_does_not_lock_a_user_out() {
     let app = start().await;
     for auth_time in [json!(0), json!(-1), json!(-1e300), json!(0.5)] {
-        let sign_in = || app.issuer.login_with("alice", json!({"auth_time": auth_time}));
+        let sign_in = || app.issuer.sign_in_with("alice", json!({"auth_time": auth_time}));
         let old = sign_in();
         app.token(&old, None).await.token();
         app.clock.advance(Duration::from_secs(2));

@@ -39,16 +39,16 @@ impl Setup {
         let database = Database::postgres().await?;
         let (behind_proxy, proxy) = database.behind_proxy().await;
         let app = TestApp::start_with(&behind_proxy, SETTINGS).await;
-        let warm = app.issuer.login("warm");
+        let warm = app.issuer.sign_in("warm");
         assert_eq!(app.token(&warm, None).await.token(), app.token(&warm, None).await.token());
-        app.token(&app.issuer.login("known"), None).await.token();
+        app.token(&app.issuer.sign_in("known"), None).await.token();
         Some(Self { app, proxy, database, warm })
     }
 
     /// Asks for a cached token, for the first token of a new user, and for a revocation.
     async fn ask(&self) -> [(&'static str, Answer, Duration); 3] {
         let begun = Instant::now();
-        let new = self.app.issuer.login(&uuid::Uuid::new_v4().to_string());
+        let new = self.app.issuer.sign_in(&uuid::Uuid::new_v4().to_string());
         let (cached, first, revocation) = join3(
             async { (self.app.token(&self.warm, None).await, begun.elapsed()) },
             async { (self.app.token(&new, None).await, begun.elapsed()) },
@@ -139,7 +139,7 @@ async fn exhausted_pool_means_503() {
 async fn token_that_cannot_be_recorded_is_not_returned() {
     let Some(setup) = Setup::start().await else { return };
     let Setup { app, proxy, .. } = &setup;
-    let (known, new) = (app.issuer.login("known"), app.issuer.login("new"));
+    let (known, new) = (app.issuer.sign_in("known"), app.issuer.sign_in("new"));
     let delay = |operation| json!({"operation": operation, "kind": "delay", "delayMs": 1000});
     app.acs.faults(&[delay("issue"), delay("create")]).await;
     let body = Some(json!({"scopes": ["chat"]}));

@@ -143,7 +143,7 @@ impl TestApp {
     /// Signs a user in at a later second than now: after every change of access that was answered.
     pub fn later_sign_in(&self, user: &str) -> String {
         self.clock.advance(Duration::from_secs(1));
-        self.issuer.login(user)
+        self.issuer.sign_in(user)
     }
 
     /// Reads one of the service's counters; what was never counted is zero.

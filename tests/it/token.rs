@@ -12,10 +12,10 @@ on_each_database! {
     /// ACS no longer knows the identity of a user who was deleted while a token was on its way.
     async fn deletion_meanwhile_is_not_blamed_on_acs(database) {
         let app = TestApp::start(&database).await;
-        let login = app.issuer.login("alice");
-        app.token(&login, None).await.token();
+        let sign_in = app.issuer.sign_in("alice");
+        app.token(&sign_in, None).await.token();
         app.acs.fault(json!({"operation": "issue", "kind": "delay", "delayMs": 1200})).await;
-        let (refused, ()) = tokio::join!(app.token(&login, None), async {
+        let (refused, ()) = tokio::join!(app.token(&sign_in, None), async {
             app.acs.wait_for_calls("issue", 1).await;
             app.clock.advance(Duration::from_secs(2));
             app.ops(Method::DELETE, "/users/test:alice", None).await;
@@ -25,10 +25,10 @@ on_each_database! {
 
     async fn first_token_creates_the_identity(database) {
         let app = TestApp::start(&database).await;
-        let login = app.issuer.login("alice");
-        app.me(&login).await.assert_problem(404, "not_found");
+        let sign_in = app.issuer.sign_in("alice");
+        app.me(&sign_in).await.assert_problem(404, "not_found");
 
-        let answer = app.token(&login, None).await;
+        let answer = app.token(&sign_in, None).await;
         let body = answer.json();
         let seen = app.acs.introspect(&answer.token()).await;
         assert_eq!(seen["active"], true);
@@ -44,7 +44,7 @@ on_each_database! {
         assert_eq!(answer.header("cache-control"), "no-store");
         assert!(!answer.headers.contains_key("etag"));
 
-        let me = app.me(&login).await;
+        let me = app.me(&sign_in).await;
         assert_eq!(me.identity(), answer.identity());
         assert!(me.json()["id"].as_str().unwrap().starts_with("u_"));
         let stats = app.acs.stats().await;
@@ -55,9 +55,9 @@ on_each_database! {
 
     async fn later_tokens_are_of_the_same_identity(database) {
         let app = TestApp::start(&database).await;
-        let first = app.token(&app.issuer.login("alice"), None).await;
-        let second = app.token(&app.issuer.login("alice"), None).await;
-        let other = app.token(&app.issuer.login("bob"), None).await;
+        let first = app.token(&app.issuer.sign_in("alice"), None).await;
+        let second = app.token(&app.issuer.sign_in("alice"), None).await;
+        let other = app.token(&app.issuer.sign_in("bob"), None).await;
         assert_eq!(first.identity(), second.identity());
         assert_ne!(first.identity(), other.identity());
         assert_eq!(app.acs.stats().await["identities"], 2);
@@ -65,17 +65,17 @@ on_each_database! {
 
     async fn the_mapping_survives_a_restart(database) {
         let app = TestApp::start(&database).await;
-        let first = app.token(&app.issuer.login("alice"), None).await;
+        let first = app.token(&app.issuer.sign_in("alice"), None).await;
         let again = app.another().await;
         app.stop().await.unwrap();
-        let second = again.token(&again.issuer.login("alice"), None).await;
+        let second = again.token(&again.issuer.sign_in("alice"), None).await;
         assert_eq!(first.identity(), second.identity());
     }
 
     async fn each_mint_has_its_audit_row(database) {
         let app = TestApp::start(&database).await;
         for _ in 0..3 {
-            app.token(&app.issuer.login("alice"), None).await.token();
+            app.token(&app.issuer.sign_in("alice"), None).await.token();
         }
         let minted = "SELECT COUNT(*) FROM audit_events WHERE action = 'token_minted' AND length(token_fingerprint) = 64
                       AND token_scopes = 'chat,voip' AND token_expires_at IS NOT NULL AND generation = 0
@@ -89,30 +89,30 @@ on_each_database! {
 #[tokio::test]
 async fn scopes_and_life_are_as_asked() {
     let app = TestApp::start(&Database::sqlite()).await;
-    let login = app.issuer.login("alice");
+    let sign_in = app.issuer.sign_in("alice");
     let life = |answer: &crate::support::Answer| {
         let ms = answer.json()["expiresOnTimestamp"].as_i64().unwrap();
         (ms - app.clock.now().timestamp_millis() + 30_000) / 60_000
     };
-    let answer = app.token(&login, Some(json!({"scopes": ["voip"], "expiresInMinutes": 90}))).await;
+    let answer = app.token(&sign_in, Some(json!({"scopes": ["voip"], "expiresInMinutes": 90}))).await;
     assert_eq!(answer.json()["scopes"], json!(["voip"]));
     assert_eq!(app.acs.introspect(&answer.token()).await["scopes"], json!(["voip"]));
     assert_eq!(life(&answer), 90);
-    assert_eq!(life(&app.token(&login, None).await), 60, "an hour where nothing is asked");
-    let longest = app.token(&login, Some(json!({"expiresInMinutes": 1440}))).await;
+    assert_eq!(life(&app.token(&sign_in, None).await), 60, "an hour where nothing is asked");
+    let longest = app.token(&sign_in, Some(json!({"expiresInMinutes": 1440}))).await;
     assert_eq!(life(&longest), 120, "never longer than granted");
 }
 
 #[tokio::test]
 async fn nobody_gets_more_than_the_policy_grants() {
     let app = TestApp::start(&Database::sqlite()).await;
-    let guest = app.issuer.login_with("guest", json!({"role": "guest"}));
+    let guest = app.issuer.sign_in_with("guest", json!({"role": "guest"}));
     assert_eq!(app.token(&guest, None).await.json()["scopes"], json!(["chat.join.limited"]));
     let refused = app.token(&guest, Some(json!({"scopes": ["chat.join.limited", "voip"]}))).await;
     refused.assert_problem(403, "scope_not_allowed");
     assert!(refused.text.contains("`voip`"));
 
-    let nobody = app.issuer.login_with("nobody", json!({"role": "none"}));
+    let nobody = app.issuer.sign_in_with("nobody", json!({"role": "none"}));
     app.token(&nobody, None).await.assert_problem(403, "forbidden");
     assert_eq!(app.acs.stats().await["identities"], 1, "no identity without a grant");
 }
@@ -120,7 +120,7 @@ async fn nobody_gets_more_than_the_policy_grants() {
 #[tokio::test]
 async fn bad_requests_are_named() {
     let app = TestApp::start(&Database::sqlite()).await;
-    let login = app.issuer.login("alice");
+    let sign_in = app.issuer.sign_in("alice");
     for (body, named) in [
         (json!({"scope": ["chat"]}), "unknown field `scope`"),
         (json!({"scopes": ["fax"]}), "`scopes[0]`"),
@@ -132,7 +132,7 @@ async fn bad_requests_are_named() {
         (json!({"expiresInMinutes": "60"}), "`expiresInMinutes`"),
         (json!([]), "the body"),
     ] {
-        let answer = app.token(&login, Some(body)).await;
+        let answer = app.token(&sign_in, Some(body)).await;
         answer.assert_problem(400, "invalid_request");
         assert!(answer.json()["detail"].as_str().unwrap().contains(named), "{}", answer.text);
     }
@@ -143,7 +143,7 @@ async fn bad_requests_are_named() {
 async fn bodies_that_are_not_small_json_are_refused() {
     let app = TestApp::start(&Database::sqlite()).await;
     let post = |content_type: &'static str, body: String| {
-        let request = app.http.post(format!("{}/token", app.url)).bearer_auth(app.issuer.login("alice"));
+        let request = app.http.post(format!("{}/token", app.url)).bearer_auth(app.issuer.sign_in("alice"));
         async move {
             crate::support::Answer::of(request.header("content-type", content_type).body(body).send().await.unwrap())
                 .await

@@ -25,7 +25,7 @@ use super::{
 
 const BODY_LIMIT_BYTES: usize = 64 * 1024;
 
-/// A hanging call is cut off after this time, so that it does not keep its connection for ever.
+/// A hanging call is cut off after this time, so that its connection does not stay open.
 const LONGEST_HANG: Duration = Duration::from_mins(10);
 
 /// Answers everything except the control endpoints.

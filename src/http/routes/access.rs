@@ -36,13 +36,13 @@ type ChangeAnswer = Result<(StatusCode, Json<ChangeResponse>), Problem>;
 pub(in crate::http) async fn revoke_user(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     UserPath(user): UserPath,
     OptionalJson(request): OptionalJson<ChangeRequest>,
 ) -> ChangeAnswer {
     operator.must_be_one_of(&[Role::Revoker])?;
     let reject_older_sign_ins = request.reject_older_sign_ins.unwrap_or(true);
-    let change = operator.change(trace, request.reason)?;
+    let change = operator.change(request_context, request.reason)?;
     apply(&state, &user, AccessChange::Revoke { reject_older_sign_ins }, &change).await
 }
 
@@ -61,12 +61,12 @@ pub(in crate::http) async fn revoke_user(
 pub(in crate::http) async fn block_user(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     UserPath(user): UserPath,
     OptionalJson(request): OptionalJson<ChangeRequest>,
 ) -> ChangeAnswer {
     operator.must_be_one_of(&[Role::Revoker])?;
-    let change = plain_change(&operator, trace, request)?;
+    let change = plain_change(&operator, request_context, request)?;
     apply(&state, &user, AccessChange::Block, &change).await
 }
 
@@ -82,12 +82,12 @@ pub(in crate::http) async fn block_user(
 pub(in crate::http) async fn unblock_user(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     UserPath(user): UserPath,
     OptionalJson(request): OptionalJson<ChangeRequest>,
 ) -> ChangeAnswer {
     operator.must_be_one_of(&[Role::Revoker])?;
-    let change = plain_change(&operator, trace, request)?;
+    let change = plain_change(&operator, request_context, request)?;
     Ok(view::changed(state.users.unblock(&user, &change).await?))
 }
 
@@ -104,12 +104,12 @@ pub(in crate::http) async fn unblock_user(
 pub(in crate::http) async fn allow_older_sign_ins(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     UserPath(user): UserPath,
     OptionalJson(request): OptionalJson<ChangeRequest>,
 ) -> ChangeAnswer {
     operator.must_be_one_of(&[Role::Operator])?;
-    let change = plain_change(&operator, trace, request)?;
+    let change = plain_change(&operator, request_context, request)?;
     Ok(view::changed(state.users.allow_older_sign_ins(&user, &change).await?))
 }
 
@@ -129,12 +129,12 @@ pub(in crate::http) async fn allow_older_sign_ins(
 pub(in crate::http) async fn delete_user(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     UserPath(user): UserPath,
     OptionalJson(request): OptionalJson<ChangeRequest>,
 ) -> ChangeAnswer {
     operator.must_be_one_of(&[Role::Operator])?;
-    let change = plain_change(&operator, trace, request)?;
+    let change = plain_change(&operator, request_context, request)?;
     apply(&state, &user, AccessChange::Delete, &change).await
 }
 
@@ -143,9 +143,13 @@ async fn apply(state: &AppState, user: &UserRef, kind: AccessChange, change: &Ch
 }
 
 /// Reads the request of a change that is not a revocation.
-fn plain_change(operator: &Operator, trace: RequestContext, request: ChangeRequest) -> Result<ChangeContext, Problem> {
+fn plain_change(
+    operator: &Operator,
+    request_context: RequestContext,
+    request: ChangeRequest,
+) -> Result<ChangeContext, Problem> {
     if request.reject_older_sign_ins.is_some() {
         return Err(Problem::invalid("`rejectOlderSignIns`: is only for a revocation"));
     }
-    operator.change(trace, request.reason)
+    operator.change(request_context, request.reason)
 }

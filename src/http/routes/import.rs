@@ -60,14 +60,14 @@ type Line = Result<(AppUser, AcsId), String>;
 pub(in crate::http) async fn import_user(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     UserPath(user): UserPath,
     Json(request): Json<ImportRequest>,
 ) -> Result<(StatusCode, JsonResponse<UserResponse>), Problem> {
     operator.must_be_one_of(&[Role::Operator])?;
     let acs_id = AcsId::parse(&request.communication_user_id)
         .map_err(|error| Problem::invalid(format!("`communicationUserId`: {error}")))?;
-    let outcome = state.users.import(&user, &acs_id, &operator.change(trace, None)?).await?;
+    let outcome = state.users.import(&user, &acs_id, &operator.change(request_context, None)?).await?;
     let status = if outcome.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, JsonResponse(view::user(outcome.user))))
 }
@@ -84,14 +84,14 @@ pub(in crate::http) async fn import_user(
 pub(in crate::http) async fn import_users(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     request: Request,
 ) -> Result<Response, Problem> {
     operator.must_be_one_of(&[Role::Operator])?;
     if !has_media_type(request.headers(), JSON_LINES) {
         return Err(Problem::new(Code::UnsupportedMediaType).detail(format!("the body must be `{JSON_LINES}`")));
     }
-    let change = operator.change(trace, None)?;
+    let change = operator.change(request_context, None)?;
     let reader = StreamReader::new(request.into_body().into_data_stream().map_err(io::Error::other));
     let lines = Lines { reader, line: Vec::new(), length: 0 };
     let answers = stream::try_unfold(Some((lines, 1)), move |position| {

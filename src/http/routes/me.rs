@@ -48,9 +48,9 @@ pub(in crate::http) async fn get_me(
 pub(in crate::http) async fn revoke_me(
     State(state): State<AppState>,
     SelfRevoking(sign_in): SelfRevoking,
-    Context(trace): Context,
+    Context(request_context): Context,
 ) -> Result<(StatusCode, Json<ChangeResponse>), Problem> {
-    let change = ChangeContext { actor: None, reason: None, trace };
+    let change = ChangeContext { actor: None, reason: None, request_context };
     Ok(view::changed(state.users.revoke_me(&sign_in, &change).await?))
 }
 
@@ -67,8 +67,8 @@ pub(in crate::http) async fn revoke_me(
 pub(in crate::http) async fn delete_me(
     State(state): State<AppState>,
     SignedIn(sign_in): SignedIn,
-    Context(trace): Context,
+    Context(request_context): Context,
 ) -> Result<(StatusCode, Json<ChangeResponse>), Problem> {
-    let change = ChangeContext { actor: None, reason: None, trace };
+    let change = ChangeContext { actor: None, reason: None, request_context };
     Ok(view::changed(state.users.delete_me(&sign_in, &change).await?))
 }

@@ -40,7 +40,7 @@ const MAX_USERS: usize = 10_000;
 pub(in crate::http) async fn revoke_many(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     Json(request): Json<RevocationRequest>,
 ) -> Result<(StatusCode, JsonResponse<RevocationResponse>), Problem> {
     operator.must_be_one_of(&[Role::Operator])?;
@@ -51,7 +51,7 @@ pub(in crate::http) async fn revoke_many(
         _ => return Err(Problem::invalid("either `users` or `all` must be given")),
     };
     let named = |indexes: Vec<usize>| indexes.into_iter().filter_map(|index| users.get(index).cloned()).collect();
-    let change = operator.change(trace, request.reason)?;
+    let change = operator.change(request_context, request.reason)?;
     if request.dry_run {
         let estimate = state.users.estimate_revocation(&target).await?;
         let (total, unknown) = (estimate.total, named(estimate.unknown));

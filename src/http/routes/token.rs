@@ -41,10 +41,10 @@ type TokenAnswer = (Extension<Outcome>, [(header::HeaderName, &'static str); 1],
 pub(in crate::http) async fn issue_token(
     State(state): State<AppState>,
     SignedIn(sign_in): SignedIn,
-    Context(trace): Context,
+    Context(request_context): Context,
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<TokenAnswer, Problem> {
-    issue(&state, Requester::of_sign_in(sign_in, trace), request).await
+    issue(&state, Requester::of_sign_in(sign_in, request_context), request).await
 }
 
 /// Issue a token for a user.
@@ -59,12 +59,12 @@ pub(in crate::http) async fn issue_token(
 pub(in crate::http) async fn issue_user_token(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     UserPath(user): UserPath,
     OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<TokenAnswer, Problem> {
     operator.must_be_one_of(&[Role::Minter])?;
-    issue(&state, operator.requester(user, trace), request).await
+    issue(&state, operator.requester(user, request_context), request).await
 }
 
 async fn issue(state: &AppState, requester: Requester, request: TokenRequest) -> Result<TokenAnswer, Problem> {
@@ -76,7 +76,7 @@ async fn issue(state: &AppState, requester: Requester, request: TokenRequest) ->
         expires_on: issued.expires_on,
         sign_in_id: requester.sign_in_id,
         session_id: requester.session_id,
-        client: requester.trace.client,
+        client: requester.request_context.client,
     });
     let response = response(issued, state.tokens.endpoint(), state.clock.now());
     Ok((Extension(outcome), [(header::CACHE_CONTROL, "no-store")], JsonResponse(response)))

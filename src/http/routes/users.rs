@@ -141,19 +141,20 @@ pub(in crate::http) async fn lookup_users(
 pub(in crate::http) async fn ensure_users(
     State(state): State<AppState>,
     operator: Operator,
-    Context(trace): Context,
+    Context(request_context): Context,
     Json(request): Json<UsersRequest>,
 ) -> Result<(Option<Extension<Outcome>>, JsonResponse<ResolvedUsers>), Problem> {
     operator.must_be_one_of(&[Role::Minter])?;
     let names = parse_users(&request.users, MAX_ENSURE, UserRef::parse)?;
-    let ensure = async |(query, user)| match state.tokens.ensure(&operator.requester(user, trace.clone())).await {
-        Ok(ensured) => ResolvedUser { query, user: Some(view::user(ensured)), problem: None },
-        Err(error) => {
-            let problem = Problem::from(error);
-            problem.log(None);
-            ResolvedUser { query, user: None, problem: Some(problem.name().to_owned()) }
-        }
-    };
+    let ensure =
+        async |(query, user)| match state.tokens.ensure(&operator.requester(user, request_context.clone())).await {
+            Ok(ensured) => ResolvedUser { query, user: Some(view::user(ensured)), problem: None },
+            Err(error) => {
+                let problem = Problem::from(error);
+                problem.log(None);
+                ResolvedUser { query, user: None, problem: Some(problem.name().to_owned()) }
+            }
+        };
     let users = stream::iter(request.users.into_iter().zip(names)).map(ensure).buffered(CONCURRENCY);
     let users: Vec<ResolvedUser> = users.collect().await;
     let is_partial = users.iter().any(|user| user.problem.is_some());

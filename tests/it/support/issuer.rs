@@ -101,12 +101,12 @@ impl TestIssuer {
     }
 
     /// Signs a valid sign-in token.
-    pub fn login(&self, user: &str) -> String {
-        self.login_with(user, json!({}))
+    pub fn sign_in(&self, user: &str) -> String {
+        self.sign_in_with(user, json!({}))
     }
 
     /// Signs a sign-in token with other claims; `null` removes a claim.
-    pub fn login_with(&self, user: &str, change: Value) -> String {
+    pub fn sign_in_with(&self, user: &str, change: Value) -> String {
         let (Value::Object(mut claims), Value::Object(change)) = (self.claims(user), change) else {
             panic!("claims are an object");
         };
