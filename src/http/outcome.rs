@@ -21,7 +21,7 @@ pub(super) enum Outcome {
 pub(super) struct TokenIssued {
     pub(super) user: UserId,
     pub(super) fingerprint: String,
-    pub(super) how: TokenSource,
+    pub(super) source: TokenSource,
     pub(super) expires_on: DateTime<Utc>,
     pub(super) sign_in_id: Option<String>,
     pub(super) session_id: Option<String>,

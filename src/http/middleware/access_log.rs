@@ -79,7 +79,7 @@ fn log_token(token: &TokenIssued, latency_us: u64) {
         latency_us,
         user = token.user.as_str(),
         fingerprint = token.fingerprint,
-        how = token.how.as_str(),
+        source = token.source.as_str(),
         expires_on = %token.expires_on,
         sign_in_jti = token.sign_in_id,
         sign_in_sid = token.session_id,

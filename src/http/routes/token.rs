@@ -72,7 +72,7 @@ async fn issue(state: &AppState, requester: Requester, request: TokenRequest) ->
     let outcome = Outcome::TokenIssued(TokenIssued {
         user: issued.user.clone(),
         fingerprint: issued.fingerprint.clone(),
-        how: issued.source,
+        source: issued.source,
         expires_on: issued.expires_on,
         sign_in_id: requester.sign_in_id,
         session_id: requester.session_id,
