@@ -28,7 +28,7 @@ use crate::{
 
 /// How much longer than its call an attempt's lease is good.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
-/// How long an attempt waits for room in the budget: less than its lease's margin.
+/// How long an attempt waits for room in the quota: less than its lease's margin.
 const QUOTA_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pauses between attempts, at least and at most.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);

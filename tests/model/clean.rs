@@ -100,7 +100,7 @@ scenarios! {
 fn rules_that_another_one_covers_break_nothing_alone() {
     let covered = [
         Rule::MintState,
-        Rule::DropStored,
+        Rule::DropCached,
         Rule::ReuseGeneration,
         Rule::BindClaim,
         Rule::CompleteOnce,

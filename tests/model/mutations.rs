@@ -63,7 +63,7 @@ without! {
         in scenarios::PURGE;
     an_older_mint_moves_the_time_of_the_last_one_back: [MintTimeMax] breaks OldTokensDie
         in optimistic(&with(&scenarios::REVOKE, 2, 1, NO_FAULTS));
-    a_token_in_flight_is_stored_over_the_change_and_reused: [DropStored, ReuseGeneration] breaks NoDeadStored
+    a_token_in_flight_is_stored_over_the_change_and_reused: [DropCached, ReuseGeneration] breaks NoDeadCached
         in scenarios::SINGLE_FLIGHT;
     an_old_sign_in_gets_in_after_a_revoke: [SignInCheck] breaks OlderSignInsStayOut
         in with(&scenarios::SIGN_INS, 1, 1, NO_FAULTS);
@@ -105,9 +105,9 @@ without! {
         in with(&scenarios::UNKNOWN, 1, 1, NO_FAULTS);
     block_of_an_unknown_user_is_forgotten: [RowForUnknown] breaks BlockedStayOut
         in with(&scenarios::UNKNOWN, 1, 1, NO_FAULTS);
-    a_mint_between_commit_and_revocation_is_stored: [Hold] breaks NoDeadStored
+    a_mint_between_commit_and_revocation_is_stored: [Hold] breaks NoDeadCached
         in with(&scenarios::REVOKE, 1, 1, NO_FAULTS);
-    one_revocation_lifts_the_hold_of_another: [HoldAny] breaks NoDeadStored
+    one_revocation_lifts_the_hold_of_another: [HoldAny] breaks NoDeadCached
         in with(&scenarios::OVERLAP, 1, 2, NO_FAULTS);
     a_token_minted_in_the_second_of_the_revocation: [WaitAfter] breaks HonestAreServed
         in with(&scenarios::REVOKE, 1, 1, NO_FAULTS);
@@ -115,21 +115,21 @@ without! {
         in optimistic(&with(&scenarios::REVOKE, 1, 1, NO_FAULTS));
     the_early_call_completes_and_a_token_lives_on: [EarlyNeverCompletes] breaks OldTokensDie
         in optimistic(&with(&scenarios::REVOKE, 1, 1, NO_FAULTS));
-    an_early_call_that_nobody_wrote_down_kills_a_stored_token: [EarlyIsAttempt] breaks NoDeadStored
+    an_early_call_that_nobody_wrote_down_kills_a_stored_token: [EarlyIsAttempt] breaks NoDeadCached
         in with(&scenarios::LATE, 2, 1, [1, 0, 0]);
-    the_clocks_do_not_tick_together: [Margin] breaks NoDeadStored
+    the_clocks_do_not_tick_together: [Margin] breaks NoDeadCached
         in Config { clocks: Clocks::AcsLater, ..with(&scenarios::REVOKE, 1, 1, NO_FAULTS) };
-    a_late_duplicate_kills_a_stored_token: [LateDuplicates] breaks NoDeadStored
+    a_late_duplicate_kills_a_stored_token: [LateDuplicates] breaks NoDeadCached
         in with(&scenarios::REVOKE, 1, 1, [0, 1, 0]);
-    an_attempt_that_nobody_wrote_down: [Attempts] breaks NoDeadStored
+    an_attempt_that_nobody_wrote_down: [Attempts] breaks NoDeadCached
         in with(&scenarios::REVOKE, 1, 1, [1, 0, 0]);
-    an_unanswered_attempt_is_forgotten: [UnansweredStays] breaks NoDeadStored
+    an_unanswered_attempt_is_forgotten: [UnansweredStays] breaks NoDeadCached
         in with(&scenarios::REVOKE, 1, 1, [0, 1, 0]);
     a_slow_worker_completes_a_delete_twice: [CompleteOnce, DeleteCondition] breaks MappingIsSafe
         in with(&scenarios::DELETE, 1, 1, [0, 0, 1]);
-    a_crash_between_completion_and_lift: [OneTransaction] breaks Settles
+    a_crash_between_completion_and_lift: [OneTransaction] breaks Completes
         in with(&scenarios::REVOKE, 0, 1, [1, 0, 0]);
-    a_dead_worker_keeps_its_claim: [Reclaim] breaks Settles
+    a_dead_worker_keeps_its_claim: [Reclaim] breaks Completes
         in with(&scenarios::REVOKE, 0, 1, [1, 0, 0]);
     a_shared_call_crosses_a_revoke: [SingleFlightGeneration] breaks NothingAfterRevoke
         in scenarios::SINGLE_FLIGHT;

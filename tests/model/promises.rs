@@ -38,8 +38,8 @@ promises! {
     NothingAfterRevoke "P2: a token was issued on an authorisation older than an answered revoke, block or delete";
     OldTokensDie "P2: an old token is alive at ACS after its operation completed";
     NoDeadReuse "P3: a dead token was issued again";
-    NoDeadStored "P3: a dead token is stored where it would be issued again";
-    Settles "P4: an accepted operation never settles";
+    NoDeadCached "P3: a dead token is cached where it would be issued again";
+    Completes "P4: an accepted operation is never completed";
     OlderSignInsStayOut "P5: a sign-in older than `sign_ins_valid_from` got a token";
     BlockedStayOut "B: a blocked user got a token";
     HonestAreServed "H: a fresh sign-in of an honest user gets no live token";
@@ -88,16 +88,16 @@ impl State {
     pub fn check(&self, config: &Config) -> Broken {
         let servable = self.row.status == Status::Active
             && !self.row.blocked
-            && self.stored.identity != 0
-            && (self.stored.generation == self.generation(config) || !config.has(Rule::ReuseGeneration))
-            && self.dead(config, self.stored)
+            && self.cached.identity != 0
+            && (self.cached.generation == self.generation(config) || !config.has(Rule::ReuseGeneration))
+            && self.dead(config, self.cached)
             && !(self.is_stale() && config.has(Rule::EpochRead))
             && !self.held(config);
-        Broken::when(servable, Promise::NoDeadStored)
+        Broken::when(servable, Promise::NoDeadCached)
     }
 
     /// Tells whether nothing is left to do.
-    pub fn settled(&self) -> bool {
+    pub fn all_completed(&self) -> bool {
         let row = &self.row;
         let gone = |late_call: &LateCall| {
             matches!(
@@ -116,7 +116,7 @@ impl State {
     }
 
     /// Checks a state in which nothing is left to do.
-    pub fn check_settled(&self, config: &Config) -> Broken {
+    pub fn check_end(&self, config: &Config) -> Broken {
         let row = &self.row;
         let stuck = row.status == Status::Deleting || self.held(config);
         let bound = matches!(row.status, Status::Active | Status::Deleting);
@@ -124,13 +124,13 @@ impl State {
         let forgotten = (1..5).filter(lost).any(|i| self.truth.known & 1 << i != 0);
         // A claim that still stands will be counted by whoever takes it over.
         let counted = row.possible_orphans + u8::from(row.status == Status::Creating);
-        // A stored token is checked by P3; without one, an honest user's request mints now.
-        let reuse = self.stored.identity != 0 && self.stored.generation == self.generation(config);
+        // A cached token is checked by P3; without one, an honest user's request mints now.
+        let reuse = self.cached.identity != 0 && self.cached.generation == self.generation(config);
         let survives =
             self.truth.issued_tokens.iter().any(|token| token.identity != 0 && token.epoch < self.truth.epoch);
         let fresh = Token { identity: row.identity, issued: self.acs_now(config), ..Token::default() };
         let served = row.blocked || row.status != Status::Active || reuse || !self.dead(config, fresh);
-        Broken::when(stuck, Promise::Settles)
+        Broken::when(stuck, Promise::Completes)
             .and(Broken::when(survives, Promise::OldTokensDie))
             .and(Broken::when(forgotten || (1..5).filter(lost).count() > usize::from(counted), Promise::NoSilentOrphan))
             .and(Broken::when(!served && !stuck, Promise::HonestAreServed))

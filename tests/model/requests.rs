@@ -101,7 +101,7 @@ fn begin(steps: &mut Steps<'_>, replica: u8) {
     }
 }
 
-/// The one statement that reads row, hold and stored token, and is the authorisation.
+/// The one statement that reads row, hold and cached token, and is the authorisation.
 fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
     let (from, row) = (steps.from, steps.from.row);
     let mut to = *from;
@@ -135,12 +135,12 @@ fn read(steps: &mut Steps<'_>, replica: u8, request: Request) {
     } else if row.status != Status::Active {
         reads.phase = Phase::Claim;
         steps.on(act("{a} reads: no identity, will claim", replica, 0), to);
-    } else if from.stored.identity != 0 && (from.stored.generation == generation || !steps.has(Rule::ReuseGeneration)) {
+    } else if from.cached.identity != 0 && (from.cached.generation == generation || !steps.has(Rule::ReuseGeneration)) {
         *reads = Request::default();
-        let dead = from.dead(steps.config, from.stored);
-        let broken = to.issue_token(steps.config, from.stored, from.truth.epoch, request.sign_in);
+        let dead = from.dead(steps.config, from.cached);
+        let broken = to.issue_token(steps.config, from.cached, from.truth.epoch, request.sign_in);
         steps.go(
-            act("{a} reads and issues the STORED token of identity {b}", replica, from.stored.identity),
+            act("{a} reads and issues the CACHED token of identity {b}", replica, from.cached.identity),
             to,
             broken.and(Broken::when(dead, Promise::NoDeadReuse)),
         );
@@ -176,7 +176,7 @@ fn issue_token(steps: &mut Steps<'_>, replica: u8, request: Request) {
     to.row.last_minted =
         if steps.has(Rule::MintTimeMax) { row.last_minted.max(request.answered) } else { request.answered };
     if request.may_store {
-        to.stored = token;
+        to.cached = token;
     }
     let mut broken = to.issue_token(steps.config, token, request.epoch, request.sign_in);
     if joined {
@@ -254,7 +254,7 @@ fn bind(steps: &mut Steps<'_>, replica: u8, request: Request) {
     if (current && !row.blocked) || !steps.has(Rule::BindGeneration) {
         let token = token_of(request);
         to.requests[index] = Request::default();
-        to.stored = token;
+        to.cached = token;
         let broken = to.issue_token(steps.config, token, request.epoch, request.sign_in);
         let text = "{a} binds identity {b}, stores and issues its token";
         steps.go(act(text, replica, request.identity), to, stolen.and(broken));

@@ -29,7 +29,7 @@ rules! {
     MintIdentity "issue only where the identity is the one minted for";
     MintTimeMax "`last_minted_at` never moves back";
     ReuseGeneration "reuse only a token of the present generation";
-    DropStored "revoke, block and delete drop the stored tokens in their transaction";
+    DropCached "revoke, block and delete drop the cached tokens in their transaction";
     SignInCheck "a sign-in is at least as new as `sign_ins_valid_from`";
     ChangeSecond "a change shuts out sign-ins dated in its own second";
     SignInCheckUnbound "the same where the row has no identity";
@@ -52,7 +52,7 @@ rules! {
     EarlyNeverCompletes "a call sent before that never completes the operation";
     EarlyIsAttempt "the early call is written down as an attempt before it is sent";
     Margin "full seconds are durations plus the clocks' tolerance, never compared after flooring";
-    LateDuplicates "after an unanswered attempt nothing is stored until it can no longer act";
+    LateDuplicates "after an unanswered attempt nothing is cached until it can no longer act";
     Attempts "attempts are written down by the claim, before the call is sent";
     UnansweredStays "only an attempt that surely cannot act any more is taken back from the count";
     CompleteOnce "an operation completes only where it is not complete";

@@ -241,7 +241,7 @@ pub const IMPORT: Config = Config {
 
 /// Requests that share a mint.
 pub const SINGLE_FLIGHT: Config = Config {
-    name: "flight",
+    name: "single-flight",
     operators: &[Operator::Revoke],
     single_flight: true,
     old_sign_ins: true,

@@ -74,10 +74,10 @@ impl<'a> Search<'a> {
     }
 
     fn check_rest(&mut self, state: &State, at: u32, is_last: bool) {
-        if state.settled() {
-            self.note(state.check_settled(self.config), at, None);
+        if state.all_completed() {
+            self.note(state.check_end(self.config), at, None);
         } else {
-            self.note(Broken::when(is_last, Promise::Settles), at, None);
+            self.note(Broken::when(is_last, Promise::Completes), at, None);
         }
     }
 

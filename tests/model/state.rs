@@ -206,7 +206,7 @@ pub struct State {
     pub apart: bool,
     pub row: Row,
     pub global: GlobalState,
-    pub stored: Token,
+    pub cached: Token,
     pub operations: [Operation; 4],
     pub life: [Life; 6],
     /// The second of an identity's last revocation.
@@ -271,7 +271,7 @@ impl State {
     /// Applies the revocations of all users to the user.
     pub fn apply_global(&mut self, config: &Config) {
         self.apply_global_row();
-        self.stored = Token::default();
+        self.cached = Token::default();
         if self.row.status == Status::Active && config.has(Rule::EpochOperation) {
             self.accept(config, Kind::Revoke, self.row.identity);
         }
@@ -284,8 +284,8 @@ impl State {
         if config.has(Rule::GenerationMoves) {
             self.row.generation += 1;
         }
-        if config.has(Rule::DropStored) {
-            self.stored = Token::default();
+        if config.has(Rule::DropCached) {
+            self.cached = Token::default();
         }
         if reject_older_sign_ins {
             self.row.sign_ins_valid_from = self.first_valid_second(config);

@@ -2,7 +2,7 @@
 //!
 //! Steps are atomic: one database transaction, one effect at ACS, one answer, one tick of a clock, one fault.
 //! Faults and new requests happen only until the scenario's last second with faults. After it only helpful steps are
-//! left, and time moves only when nothing else can: a state that cannot settle then breaks P4.
+//! left, and time moves only when nothing else can: a state in which operations cannot be completed then breaks P4.
 
 use crate::{
     operators,
@@ -14,7 +14,7 @@ use crate::{
     workers,
 };
 
-/// How long after the last fault everything must have settled.
+/// How long after the last fault everything must be completed.
 const SECONDS_TO_SETTLE: u8 = 8;
 
 /// What a step was; `{a}` stands for the replica and `{b}` for the number.
@@ -187,7 +187,7 @@ fn time_moves(steps: &mut Steps<'_>) {
     let from = steps.from;
     let nothing_else = steps.out.is_empty();
     let overdue = from.now >= steps.config.faults_until + SECONDS_TO_SETTLE;
-    let must_move = nothing_else && !from.settled() && !overdue;
+    let must_move = nothing_else && !from.all_completed() && !overdue;
     if !steps.faults() && !must_move {
         return;
     }
