@@ -7,6 +7,7 @@ pub(crate) mod worker;
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -21,7 +22,7 @@ use crate::{
     },
     error::Error,
     metrics::Metrics,
-    store::{NewOperation, Store, Tx},
+    store::{NewOperation, Store},
 };
 
 pub(crate) use run::EXPEDITE_INTERVAL;
@@ -95,18 +96,17 @@ impl Jobs {
         self.tasks.wait().await;
     }
 
-    /// Accepts an operation for a locked user with an identity.
-    pub(crate) async fn enqueue(
+    /// Makes the operation of a change for a locked user with an identity.
+    pub(crate) fn operation(
         &self,
-        tx: &mut Tx,
         user: &User,
         kind: Kind,
         context: &ChangeContext,
         first: FirstAttempt,
-    ) -> Result<Operation, Error> {
-        let now = self.parts.clock.now();
-        let acs_id = user.acs_id.as_ref().ok_or(Error::NotFound)?;
-        let actor = actor(user, context);
+        now: DateTime<Utc>,
+    ) -> Result<NewOperation, Error> {
+        let acs_id = user.acs_id.clone().ok_or(Error::NotFound)?;
+        let resource = user.resource.clone().unwrap_or_else(|| self.parts.upstream.resource().to_owned());
         // A deletion ends tokens of any second; a revocation may spare those of its own.
         let not_before = match user.last_minted_at {
             Some(minted) if kind == Kind::Revoke => now.max(minted + CLOCK_MARGIN),
@@ -116,19 +116,15 @@ impl Jobs {
             FirstAttempt::Now(lease) => (None, Some(lease)),
             FirstAttempt::InBulk(revocation) => (Some(revocation), None),
         };
-        let new = NewOperation {
-            kind,
-            user: &user.id,
-            acs_id,
-            resource: user.resource.as_deref().unwrap_or(self.parts.upstream.resource()),
+        let operation = Operation {
             revocation,
-            actor: &actor,
-            reason: context.reason.as_deref(),
-            request_id: context.request_context.request_id.as_deref(),
+            reason: context.reason.clone(),
             not_before,
-            lease,
+            attempts: i64::from(lease.is_some()),
+            last_attempt_at: lease.map(|_| now),
+            ..Operation::new(kind, user.id.clone(), acs_id, resource, actor(user, context), now)
         };
-        Ok(tx.insert_operation(&new, now).await?)
+        Ok(NewOperation { operation, request_id: context.request_context.request_id.clone(), lease })
     }
 }
 

@@ -37,7 +37,7 @@ pub use quota::Reserved;
 pub use tokens::{CachedTokens, Mint};
 pub use url::{UrlError, check_url};
 pub use user_row::{GlobalState, UserRead};
-pub use users::UserFilter;
+pub use users::{Found, UserFilter};
 
 /// Runs one statement on a connection of whichever pool is open.
 macro_rules! on_pool {

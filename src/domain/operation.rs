@@ -63,6 +63,30 @@ pub struct Operation {
     pub completed_at: Option<DateTime<Utc>>,
 }
 
+impl Operation {
+    /// Makes an operation that may be tried from now on.
+    #[must_use]
+    pub fn new(kind: Kind, user: UserId, acs_id: AcsId, resource: String, actor: Actor, now: DateTime<Utc>) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            kind,
+            user,
+            acs_id,
+            resource,
+            revocation: None,
+            actor,
+            reason: None,
+            not_before: now,
+            next_attempt_at: now,
+            attempts: 0,
+            last_attempt_at: None,
+            last_error: None,
+            created_at: now,
+            completed_at: None,
+        }
+    }
+}
+
 /// The exclusive right to try an operation for a short time, committed before the call is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {

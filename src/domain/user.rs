@@ -84,7 +84,8 @@ pub struct AppUser {
 }
 
 /// The opaque id that this service creates for an app user. It can appear in paths and logs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
 pub struct UserId(String);
 
 impl UserId {

@@ -23,8 +23,6 @@ const MAX_PENDING: i64 = 256;
 /// To how many users a revocation is applied in one go, and for how long a replica claims the right to do so.
 const CHUNK: i64 = 64;
 const CLAIM: Duration = Duration::from_secs(30);
-/// How long a replica may take to change the users of a list before it counts as dead.
-const LONGEST_LIST: Duration = Duration::from_mins(10);
 /// How often the progress of a revocation whose operations wait for ACS is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -47,8 +45,6 @@ impl Jobs {
                 }
                 again_at = now;
             }
-        } else if revocation.swept_at.is_none() && now < revocation.created_at + LONGEST_LIST {
-            // The replica that accepted the list is still changing its users.
         } else if progress.pending == 0 {
             revocation.completed_at = Some(now);
             tracing::info!(revocation = %revocation.id, confirmed = progress.confirmed, "bulk revocation completed");
@@ -68,13 +64,14 @@ impl Jobs {
         let context = context_of(&revocation);
         let operation = if user.may_have_live_tokens(now) {
             let first = FirstAttempt::InBulk(revocation.id);
-            Some(self.enqueue(&mut tx, &user, Kind::Revoke, &context, first).await?)
+            Some(self.operation(&user, Kind::Revoke, &context, first, now)?)
         } else {
             None
         };
+        tx.insert_operations(operation.as_slice()).await?;
         let event = Event {
             detail: Some(detail(&revocation)),
-            ..event(Action::AccessRevoked, &user, operation.as_ref(), &context)
+            ..event(Action::AccessRevoked, &user, operation.as_ref().map(|new| &new.operation), &context)
         };
         tx.append_audit([event], now).await?;
         tx.commit().await?;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::{
     audit::{Action, Event},
-    operation::Kind,
+    operation::{Kind, Operation},
     user::{AcsId, AppUser, State, User, UserId},
 };
 
@@ -222,15 +222,15 @@ impl Store {
     /// Binds a new identity to its user if the claim is still good; else queues the identity for deletion.
     pub async fn bind(&self, claim: &Claim, new: NewIdentity<'_>, now: DateTime<Utc>) -> Result<Bound, Error> {
         let discard = NewOperation {
-            kind: Kind::Discard,
-            user: &claim.user,
-            acs_id: new.acs_id,
-            resource: new.resource,
-            revocation: None,
-            actor: &new.bound.actor,
-            reason: None,
-            request_id: new.bound.request_context.request_id.as_deref(),
-            not_before: now,
+            operation: Operation::new(
+                Kind::Discard,
+                claim.user.clone(),
+                new.acs_id.clone(),
+                new.resource.to_owned(),
+                new.bound.actor.clone(),
+                now,
+            ),
+            request_id: new.bound.request_context.request_id.clone(),
             lease: None,
         };
         macro_rules! bind_identity {
@@ -248,14 +248,11 @@ impl Store {
                     .bind(claim.id)
             };
         }
-        let discarded = |operation: Uuid| Event {
-            action: Action::IdentityDiscarded,
-            operation: Some(operation),
-            ..new.bound.clone()
-        };
+        let discarded =
+            Event { action: Action::IdentityDiscarded, operation: Some(discard.operation.id), ..new.bound.clone() };
         let is_current: Option<bool> = if let Self::Postgres { pool, .. } = self {
-            let row = NewRow::new(&discard, now);
-            let events = [Some(discarded(row.id)), Some(new.bound.clone()), new.minted.clone()];
+            let row = NewRow::from(&discard);
+            let events = [Some(discarded), Some(new.bound.clone()), new.minted.clone()];
             let events: Vec<_> = events.into_iter().flatten().map(|event| AuditRow::new(event, now)).collect();
             let query = bind_identity!(BIND_POSTGRES).bind(Json(row)).bind(Json(events));
             Leased::acquire(pool).await?.run(async |db| query.fetch_optional(db).await).await?
@@ -268,8 +265,8 @@ impl Store {
                 }
                 Some(false) => tx.append_audit([new.bound.clone()], now).await?,
                 None => {
-                    let operation = tx.insert_operation(&discard, now).await?;
-                    tx.append_audit([discarded(operation.id)], now).await?;
+                    tx.insert_operations(&[discard]).await?;
+                    tx.append_audit([discarded], now).await?;
                 }
             }
             tx.commit().await?;

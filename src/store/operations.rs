@@ -31,12 +31,12 @@ const LIST_ALL: &str = select_operation!("WHERE id > $1 ORDER BY id LIMIT $2");
 const FIND_OPEN_DELETION: &str =
     select_operation!("WHERE user_id = $1 AND kind = 'delete' AND completed_at IS NULL ORDER BY id DESC LIMIT 1");
 
-const INSERT_POSTGRES: &str = "INSERT INTO operations SELECT * FROM jsonb_populate_record(NULL::operations, $1)";
+const INSERT_POSTGRES: &str = "INSERT INTO operations SELECT * FROM jsonb_populate_recordset(NULL::operations, $1)";
 
 const INSERT_SQLITE: &str = "
     INSERT INTO operations (id, kind, user_id, acs_id, resource, revocation, actor_kind, actor, reason, request_id, not_before,
                             next_attempt_at, attempts, unanswered, last_attempt_at, leased_by, leased_until, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $12)";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
 
 const DUE: &str = "
     SELECT id FROM operations
@@ -85,18 +85,9 @@ const UNBIND: &str = "
 
 /// An operation to be accepted.
 #[derive(Clone, Debug)]
-pub struct NewOperation<'a> {
-    pub kind: Kind,
-    pub user: &'a UserId,
-    pub acs_id: &'a AcsId,
-    pub resource: &'a str,
-    /// The bulk revocation that it is part of.
-    pub revocation: Option<Uuid>,
-    pub actor: &'a Actor,
-    pub reason: Option<&'a str>,
-    pub request_id: Option<&'a str>,
-    /// Only a call sent from then on completes it.
-    pub not_before: DateTime<Utc>,
+pub struct NewOperation {
+    pub operation: Operation,
+    pub request_id: Option<String>,
     /// The lease of the first attempt, where the replica that accepts the operation makes it at once.
     pub lease: Option<Lease>,
 }
@@ -104,7 +95,7 @@ pub struct NewOperation<'a> {
 /// A new operation as the table has it: the members are its columns.
 #[derive(Debug, Serialize)]
 pub(super) struct NewRow<'a> {
-    pub(super) id: Uuid,
+    id: Uuid,
     kind: &'static str,
     user_id: &'a str,
     acs_id: &'a str,
@@ -124,28 +115,27 @@ pub(super) struct NewRow<'a> {
     created_at: DateTime<Utc>,
 }
 
-impl<'a> NewRow<'a> {
-    pub(super) fn new(new: &NewOperation<'a>, now: DateTime<Utc>) -> Self {
-        let attempts = i64::from(new.lease.is_some());
+impl<'a> From<&'a NewOperation> for NewRow<'a> {
+    fn from(NewOperation { operation, request_id, lease }: &'a NewOperation) -> Self {
         Self {
-            id: Uuid::now_v7(),
-            kind: new.kind.as_str(),
-            user_id: new.user.as_str(),
-            acs_id: new.acs_id.as_str(),
-            resource: new.resource,
-            revocation: new.revocation,
-            actor_kind: new.actor.kind(),
-            actor: new.actor.name(),
-            reason: new.reason,
-            request_id: new.request_id,
-            not_before: new.not_before,
-            next_attempt_at: now,
-            attempts,
-            unanswered: attempts,
-            last_attempt_at: new.lease.map(|_| now),
-            leased_by: new.lease.map(|lease| lease.by),
-            leased_until: new.lease.map(|lease| lease.until),
-            created_at: now,
+            id: operation.id,
+            kind: operation.kind.as_str(),
+            user_id: operation.user.as_str(),
+            acs_id: operation.acs_id.as_str(),
+            resource: &operation.resource,
+            revocation: operation.revocation,
+            actor_kind: operation.actor.kind(),
+            actor: operation.actor.name(),
+            reason: operation.reason.as_deref(),
+            request_id: request_id.as_deref(),
+            not_before: operation.not_before,
+            next_attempt_at: operation.next_attempt_at,
+            attempts: operation.attempts,
+            unanswered: operation.attempts,
+            last_attempt_at: operation.last_attempt_at,
+            leased_by: lease.map(|lease| lease.by),
+            leased_until: lease.map(|lease| lease.until),
+            created_at: operation.created_at,
         }
     }
 }
@@ -265,53 +255,40 @@ impl Store {
 }
 
 impl Tx {
-    /// Accepts an operation.
-    pub async fn insert_operation(&mut self, new: &NewOperation<'_>, now: DateTime<Utc>) -> Result<Operation, Error> {
-        let row = NewRow::new(new, now);
-        let (id, attempts) = (row.id, row.attempts);
+    /// Accepts operations.
+    pub async fn insert_operations(&mut self, new: &[NewOperation]) -> Result<(), Error> {
+        let rows: Vec<_> = new.iter().map(NewRow::from).collect();
         match self {
+            _ if rows.is_empty() => {}
             Self::Postgres(tx) => {
-                within_deadline(sqlx::query(INSERT_POSTGRES).bind(Json(row)).execute(&mut **tx)).await?;
+                within_deadline(sqlx::query(INSERT_POSTGRES).bind(Json(rows)).execute(&mut **tx)).await?;
             }
             Self::Sqlite(tx) => {
-                let query = sqlx::query(INSERT_SQLITE)
-                    .bind(row.id)
-                    .bind(row.kind)
-                    .bind(row.user_id)
-                    .bind(row.acs_id)
-                    .bind(row.resource)
-                    .bind(row.revocation)
-                    .bind(row.actor_kind)
-                    .bind(row.actor)
-                    .bind(row.reason)
-                    .bind(row.request_id)
-                    .bind(row.not_before)
-                    .bind(row.next_attempt_at)
-                    .bind(row.attempts)
-                    .bind(row.unanswered)
-                    .bind(row.last_attempt_at)
-                    .bind(row.leased_by)
-                    .bind(row.leased_until);
-                query.execute(&mut **tx).await?;
+                for row in rows {
+                    let query = sqlx::query(INSERT_SQLITE)
+                        .bind(row.id)
+                        .bind(row.kind)
+                        .bind(row.user_id)
+                        .bind(row.acs_id)
+                        .bind(row.resource)
+                        .bind(row.revocation)
+                        .bind(row.actor_kind)
+                        .bind(row.actor)
+                        .bind(row.reason)
+                        .bind(row.request_id)
+                        .bind(row.not_before)
+                        .bind(row.next_attempt_at)
+                        .bind(row.attempts)
+                        .bind(row.unanswered)
+                        .bind(row.last_attempt_at)
+                        .bind(row.leased_by)
+                        .bind(row.leased_until)
+                        .bind(row.created_at);
+                    query.execute(&mut **tx).await?;
+                }
             }
         }
-        Ok(Operation {
-            id,
-            kind: new.kind,
-            user: new.user.clone(),
-            acs_id: new.acs_id.clone(),
-            resource: new.resource.to_owned(),
-            revocation: new.revocation,
-            actor: new.actor.clone(),
-            reason: new.reason.map(str::to_owned),
-            not_before: new.not_before,
-            next_attempt_at: now,
-            attempts,
-            last_attempt_at: new.lease.map(|_| now),
-            last_error: None,
-            created_at: now,
-            completed_at: None,
-        })
+        Ok(())
     }
 
     /// Completes an operation that ACS confirmed; `None` when it was completed before, and then nothing may be changed.

@@ -40,8 +40,6 @@ const CLAIM: &str = "
 const ADVANCE: &str = "
     UPDATE revocations SET swept_to = $1, swept_at = $2, completed_at = $3, claimed_until = $4 WHERE id = $5";
 
-const FINISH_LIST: &str = "UPDATE revocations SET total = $1, swept_at = $2 WHERE id = $3";
-
 const SET_TOTAL: &str = "UPDATE revocations SET total = $1 WHERE id = $2";
 
 /// The operations of later global revocations count for the earlier ones too.
@@ -95,12 +93,6 @@ impl Store {
     /// Writes down how many users had tokens that were alive, as soon as they are counted.
     pub async fn set_revocation_total(&self, id: Uuid, total: i64) -> Result<(), Error> {
         on_pool!(self, |db| sqlx::query(SET_TOTAL).bind(total).bind(id).execute(db).await.map(drop))?;
-        Ok(())
-    }
-
-    /// Writes down that all users of a list were changed, and how many had live tokens.
-    pub async fn finish_list(&self, id: Uuid, total: i64, now: DateTime<Utc>) -> Result<(), Error> {
-        on_pool!(self, |db| sqlx::query(FINISH_LIST).bind(total).bind(now).bind(id).execute(db).await.map(drop))?;
         Ok(())
     }
 

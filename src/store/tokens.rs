@@ -44,9 +44,20 @@ const RECORD_POSTGRES: &str = concat!(
      INSERT INTO audit_events SELECT e.* FROM minted, jsonb_populate_record(NULL::audit_events, $8) e"
 );
 
-const DELETE_EXPIRED: &str = "
-    UPDATE users SET cached_tokens = NULL, cached_until_day = NULL WHERE id IN (
-        SELECT id FROM users WHERE cached_until_day < $1 LIMIT 1000) AND cached_until_day < $1";
+macro_rules! delete_expired {
+    ($lock:literal) => {
+        concat!(
+            "UPDATE users SET cached_tokens = NULL, cached_until_day = NULL WHERE id IN (
+                SELECT id FROM users WHERE cached_until_day < $1 LIMIT 1000",
+            $lock,
+            ") AND cached_until_day < $1"
+        )
+    };
+}
+
+const DELETE_EXPIRED_SQLITE: &str = delete_expired!("");
+/// Without waiting for anybody, as whoever locks many rows must.
+const DELETE_EXPIRED_POSTGRES: &str = delete_expired!(" FOR UPDATE SKIP LOCKED");
 
 /// Tokens as they are cached.
 #[derive(Clone, Debug)]
@@ -103,8 +114,9 @@ impl Store {
 
     /// Deletes cached tokens that have expired; returns of how many users, at most a thousand.
     pub async fn delete_expired_tokens(&self, now: DateTime<Utc>) -> Result<u64, Error> {
+        let sql = if matches!(self, Self::Postgres { .. }) { DELETE_EXPIRED_POSTGRES } else { DELETE_EXPIRED_SQLITE };
         let deleted = on_pool!(self, |db| {
-            sqlx::query(DELETE_EXPIRED).bind(day(now)).execute(db).await.map(|done| done.rows_affected())
+            sqlx::query(sql).bind(day(now)).execute(db).await.map(|done| done.rows_affected())
         })?;
         Ok(deleted)
     }

@@ -70,6 +70,9 @@ pub(super) const LIST_BY_ACS_ID: &str = list!(
        AND u.id > $6 ORDER BY u.id LIMIT $7"
 );
 
+/// Of users who are locked.
+pub(super) const LIST_BY_IDS: &str = list!("WHERE u.id = ANY($2)");
+
 /// The revocations of all users.
 #[derive(Clone, Copy, Debug)]
 pub struct GlobalState {

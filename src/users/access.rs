@@ -18,7 +18,7 @@ use crate::{
     },
     error::Error,
     jobs::{ChangeContext, FirstAttempt, event},
-    store::Access,
+    store::{Access, NewOperation},
 };
 
 /// What is changed.
@@ -166,7 +166,7 @@ impl Users {
     }
 
     /// Changes a user's access and accepts the operation at ACS, in one transaction.
-    pub(super) async fn accept(
+    async fn accept(
         &self,
         user: &UserRef,
         change: AccessChange,
@@ -174,34 +174,51 @@ impl Users {
         first: FirstAttempt,
     ) -> Result<ChangeOutcome, Error> {
         self.check_issuer(user).await?;
-        let now = self.parts.clock.now();
         let mut tx = self.parts.store.begin().await?;
-        let user = tx.lock_or_insert(user, now).await?.ok_or(Error::NotFound)?;
+        let user = tx.lock_or_insert(user, self.parts.clock.now()).await?.ok_or(Error::NotFound)?;
+        // The lock may have taken a while, in which the user may have signed in.
+        let now = self.parts.clock.now();
+        let changed = self.changed(user, change, context, first, now)?;
+        tx.write_access(&[changed.access], now).await?;
+        tx.insert_operations(changed.operation.as_slice()).await?;
+        tx.append_audit(changed.events, now).await?;
+        tx.commit().await?;
+        Ok(ChangeOutcome { user: changed.user, operation: changed.operation.map(|new| new.operation) })
+    }
+
+    /// What a change makes of a locked user.
+    pub(super) fn changed(
+        &self,
+        user: User,
+        change: AccessChange,
+        context: &ChangeContext,
+        first: FirstAttempt,
+        now: DateTime<Utc>,
+    ) -> Result<Changed, Error> {
         let deletes = change == AccessChange::Delete;
+        let blocks = change == AccessChange::Block;
         let rejects = !matches!(change, AccessChange::Revoke { reject_older_sign_ins: false });
-        let state = match user.state {
-            State::Active if deletes => State::Deleting,
-            State::Creating if deletes => State::Unbound,
-            state => state,
-        };
+        // The request that creates the identity finds its claim gone and discards it, unless its replica died.
+        let ends_claim = deletes && user.state == State::Creating;
         let access = Access {
+            id: user.id.clone(),
+            epoch: user.epoch,
             sign_ins_valid_from: user.sign_ins_valid_from.max(rejects.then(|| first_valid_second(now))),
-            blocked_at: if change == AccessChange::Block { user.blocked_at.or(Some(now)) } else { user.blocked_at },
-            block_reason: context.reason.as_deref().filter(|_| change == AccessChange::Block),
-            state,
-            ends_claim: user.state == State::Creating && deletes,
+            blocked_at: user.blocked_at.or(blocks.then_some(now)),
+            block_reason: context.reason.clone().filter(|_| blocks),
+            state: match user.state {
+                State::Active if deletes => State::Deleting,
+                State::Creating if deletes => State::Unbound,
+                state => state,
+            },
+            ends_claim,
         };
-        tx.write_access(&user, &access, now).await?;
-        if access.ends_claim {
-            // The request that creates the identity finds its claim gone and discards it, unless its replica died.
-            tx.append_audit([event(Action::PossibleOrphan, &user, None, context)], now).await?;
-        }
         // No token was ever returned for an identity that is still being created, and one that is being deleted has its
         // operation. In bulk only users whose tokens may be alive get one.
         let worth_it = matches!(first, FirstAttempt::Now(_)) || user.may_have_live_tokens(now);
         let operation = if user.state == State::Active && worth_it {
             let kind = if deletes { Kind::Delete } else { Kind::Revoke };
-            Some(self.parts.jobs.enqueue(&mut tx, &user, kind, context, first).await?)
+            Some(self.parts.jobs.operation(&user, kind, context, first, now)?)
         } else {
             None
         };
@@ -210,18 +227,26 @@ impl Users {
             AccessChange::Block => Action::UserBlocked,
             AccessChange::Delete => Action::UserDeleted,
         };
-        tx.append_audit([event(action, &user, operation.as_ref(), context)], now).await?;
-        tx.commit().await?;
+        let orphan = ends_claim.then(|| event(Action::PossibleOrphan, &user, None, context));
+        let done = event(action, &user, operation.as_ref().map(|new| &new.operation), context);
         let user = User {
-            state,
+            state: access.state,
             generation: user.generation + 1,
             sign_ins_valid_from: access.sign_ins_valid_from,
             blocked_at: access.blocked_at,
             updated_at: now,
             ..user
         };
-        Ok(ChangeOutcome { user, operation })
+        Ok(Changed { user, access, operation, events: orphan.into_iter().chain([done]).collect() })
     }
+}
+
+/// A user after a change, and what has to be written for it, all in one transaction.
+pub(super) struct Changed {
+    user: User,
+    pub(super) access: Access,
+    pub(super) operation: Option<NewOperation>,
+    pub(super) events: Vec<Event>,
 }
 
 /// The first second whose sign-ins a change made now accepts. Sign-ins are dated in whole seconds, so one of the very second

@@ -2,7 +2,7 @@
 //!
 //! The calls to ACS follow at the rate that its limits allow (`jobs::global`).
 
-use std::sync::Arc;
+use std::collections::HashSet;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use crate::{
     jobs::{ChangeContext, FirstAttempt, global::detail},
 };
 
-/// How many users of a list are changed at once.
+/// How many users of a list are read at once.
 const AT_ONCE: usize = 8;
 
 /// Whose access is revoked.
@@ -60,7 +60,8 @@ impl Users {
             async move { self.parts.store.find_user(&user, now).await }
         };
         let found: Vec<_> = stream::iter(users).map(find).buffered(AT_ONCE).try_collect().await?;
-        let live = found.iter().flatten().filter(|user| user.may_have_live_tokens(now)).count();
+        let live = found.iter().flatten().filter(|user| user.may_have_live_tokens(now));
+        let live = live.map(|user| &user.id).collect::<HashSet<_>>().len();
         let total = i64::try_from(live).unwrap_or(i64::MAX);
         let unknown = found.iter().enumerate().filter(|(_, user)| user.is_none()).map(|(index, _)| index).collect();
         Ok(Estimate { total, unknown })
@@ -68,7 +69,7 @@ impl Users {
 
     /// Revokes the access of many users. Once this returns, none of them gets a token that was authorised before.
     pub(crate) async fn revoke_many(
-        self: &Arc<Self>,
+        &self,
         target: RevocationTarget,
         reject_older_sign_ins: bool,
         context: &ChangeContext,
@@ -92,7 +93,7 @@ impl Users {
                 Vec::new()
             }
             RevocationTarget::Users(users) => {
-                self.accept_list(&mut revocation, users, reject_older_sign_ins, context).await?
+                self.accept_list(&mut revocation, &users, reject_older_sign_ins, context).await?
             }
         };
         tracing::info!(
@@ -124,42 +125,42 @@ impl Users {
         Ok(store.set_revocation_total(revocation.id, revocation.total).await?)
     }
 
-    /// Changes each user of a list, to the end although the caller may hang up; returns the indexes of unknown users.
+    /// Changes all users of a list in one transaction: all or none. Returns the indexes of unknown users.
     async fn accept_list(
-        self: &Arc<Self>,
+        &self,
         revocation: &mut Revocation,
-        users: Vec<UserRef>,
+        users: &[UserRef],
         reject_older_sign_ins: bool,
         context: &ChangeContext,
     ) -> Result<Vec<usize>, Error> {
-        // First, so that an interrupted request leaves a trace of what it did.
         let mut tx = self.parts.store.begin().await?;
-        tx.insert_revocation(revocation).await?;
-        tx.commit().await?;
-        let (this, context, id) = (Arc::clone(self), context.clone(), revocation.id);
-        let change = AccessChange::Revoke { reject_older_sign_ins };
-        let work = self.parts.jobs.spawn(async move {
-            let change_one = async |(index, user): (usize, UserRef)| match this
-                .accept(&user, change, &context, FirstAttempt::InBulk(id))
-                .await
-            {
-                Ok(outcome) => Ok((index, outcome.operation.is_some(), true)),
-                Err(Error::NotFound | Error::Invalid(_)) => Ok((index, false, false)),
-                Err(error) => Err(error),
-            };
-            let running = stream::iter(users.into_iter().enumerate()).map(change_one).buffer_unordered(AT_ONCE);
-            let changed: Vec<_> = running.try_collect().await?;
-            let queued = changed.iter().filter(|(_, queued, _)| *queued).count();
-            let total = i64::try_from(queued).unwrap_or(i64::MAX);
-            let now = this.parts.clock.now();
-            this.parts.store.finish_list(id, total, now).await?;
-            let mut unknown: Vec<_> = changed.iter().filter(|(.., known)| !known).map(|(index, ..)| *index).collect();
-            unknown.sort_unstable();
-            Ok::<_, Error>((total, now, unknown))
+        let issuers = &self.parts.issuers;
+        let named = users.iter().filter_map(|user| match user {
+            UserRef::AppUser(app_user) => Some(app_user).filter(|app_user| issuers.contains(&app_user.issuer)),
+            UserRef::Id(_) => None,
         });
-        let (total, swept_at, unknown) = work.await.map_err(|_| Error::Interrupted)??;
-        (revocation.total, revocation.swept_at) = (total, Some(swept_at));
-        Ok(unknown)
+        let named: Vec<_> = named.collect();
+        tx.insert_missing(&named, revocation.created_at).await?;
+        let found = tx.lock_many(users, revocation.created_at).await?;
+        // The locks may have taken a while, in which the users may have signed in.
+        let now = self.parts.clock.now();
+        revocation.created_at = now;
+        let (change, first) = (AccessChange::Revoke { reject_older_sign_ins }, FirstAttempt::InBulk(revocation.id));
+        let (mut accesses, mut operations, mut events) = (Vec::new(), Vec::new(), Vec::new());
+        for user in found.users {
+            let changed = self.changed(user, change, context, first, now)?;
+            accesses.push(changed.access);
+            operations.extend(changed.operation);
+            events.extend(changed.events);
+        }
+        revocation.total = i64::try_from(operations.len()).unwrap_or(i64::MAX);
+        revocation.swept_at = Some(now);
+        tx.insert_revocation(revocation).await?;
+        tx.write_access(&accesses, now).await?;
+        tx.insert_operations(&operations).await?;
+        tx.append_audit(events, now).await?;
+        tx.commit().await?;
+        Ok(found.unknown)
     }
 
     /// Finds a bulk revocation.

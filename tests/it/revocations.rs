@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::{
     reuse::REUSE,
@@ -151,6 +152,22 @@ on_each_database! {
         assert_eq!(listed["revocations"][0]["id"], revocation["id"]);
     }
 
+    async fn users_are_named_twice_and_ten_thousand_times(database) {
+        let app = TestApp::start(&database).await;
+        let signed_in = sign_all_in(&app, &["alice"]).await;
+        app.clock.advance(Duration::from_secs(5));
+        let alice = app.user("alice").await["id"].clone();
+        let mut users: Vec<_> = (0..9_998).map(|number| json!(format!("test:new-{number}"))).collect();
+        users.extend([json!("test:alice"), alice]);
+        let revocation = revoke(&app, json!({"users": users})).await.json();
+        assert_eq!((&revocation["total"], &revocation["unknown"]), (&json!(1), &Value::Null));
+        app.token(&signed_in[0].0, None).await.assert_problem(401, "reauthentication_required");
+        assert_eq!(completed(&app, &revocation).await["confirmed"], 1);
+        assert_eq!(database.count("SELECT COUNT(*) FROM users WHERE generation = 1").await, 9_999);
+        let revoked = "SELECT COUNT(*) FROM audit_events WHERE action = 'access_revoked'";
+        assert_eq!(database.count(revoked).await, 9_999);
+    }
+
     async fn revocation_of_all_users_can_leave_older_sign_ins_valid(database) {
         let app = TestApp::start_with(&database, REUSE).await;
         let signed_in = sign_all_in(&app, &["alice"]).await;
@@ -247,4 +264,26 @@ async fn a_repeated_request_revokes_once() {
     };
     assert_eq!(ask().await["id"], ask().await["id"]);
     assert_eq!(app.ops(Method::GET, "/revocations", None).await.json()["revocations"].as_array().unwrap().len(), 1);
+}
+
+/// Somebody holds the row of one user for too long: none of the list is changed, and the next attempt changes all.
+#[tokio::test]
+async fn list_is_revoked_whole_or_not_at_all() {
+    let Some(database) = Database::postgres().await else { return };
+    let app = TestApp::start(&database).await;
+    sign_all_in(&app, &SUBJECTS).await;
+    let mut other = PgConnection::connect(&database.url()).await.unwrap();
+    let mut lock = other.begin().await.unwrap();
+    sqlx::query("SELECT id FROM users WHERE subject = 'carol' FOR UPDATE").execute(&mut *lock).await.unwrap();
+    let list = json!({"users": ["test:alice", "test:bob", "test:carol", "test:dave", "test:never-seen"]});
+    revoke(&app, list.clone()).await.assert_problem(503, "store_unavailable");
+    lock.rollback().await.unwrap();
+    let changed = "SELECT (SELECT COUNT(*) FROM users WHERE generation > 0 OR subject = 'never-seen')
+                        + (SELECT COUNT(*) FROM operations) + (SELECT COUNT(*) FROM revocations)
+                        + (SELECT COUNT(*) FROM audit_events WHERE action = 'access_revoked')";
+    assert_eq!(database.count(changed).await, 0);
+    let revocation = revoke(&app, list).await.json();
+    assert_eq!(revocation["total"], 4);
+    assert_eq!(completed(&app, &revocation).await["confirmed"], 4);
+    assert_eq!(database.count("SELECT COUNT(*) FROM users WHERE generation = 1").await, 5);
 }

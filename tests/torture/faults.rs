@@ -51,14 +51,22 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "an access change neither steps the generation nor drops cached tokens",
         edits: &[
-            ("src/store/access.rs", "SET generation = generation + 1,", "SET generation = generation,"),
-            ("src/store/access.rs", "state = $5, cached_tokens = NULL, cached_until_day = NULL,", "state = $5,"),
+            ("src/store/access.rs", "SET generation = u.generation + 1,", "SET generation = u.generation,"),
+            (
+                "src/store/access.rs",
+                "cached_tokens = NULL, cached_until_day = NULL,\n                claim_id",
+                "claim_id",
+            ),
         ],
     },
     Fault {
         name: "cached tokens outlive an access change",
         edits: &[
-            ("src/store/access.rs", "state = $5, cached_tokens = NULL, cached_until_day = NULL,", "state = $5,"),
+            (
+                "src/store/access.rs",
+                "cached_tokens = NULL, cached_until_day = NULL,\n                claim_id",
+                "claim_id",
+            ),
             (
                 "src/tokens/cache.rs",
                 "identity: acs_id.as_str(), generation }",
@@ -86,8 +94,8 @@ const FAULTS: &[Fault] = &[
         name: "an access change is answered before it is committed",
         edits: &[(
             "src/users/access.rs",
-            "operation.as_ref(), context)], now).await?;\n        tx.commit().await?;\n        let user = User {",
-            "operation.as_ref(), context)], now).await?;\n        tokio::spawn(async move {\n            tokio::time::sleep(std::time::Duration::from_millis(300)).await;\n            tx.commit().await\n        });\n        let user = User {",
+            "tx.append_audit(changed.events, now).await?;\n        tx.commit().await?;",
+            "tx.append_audit(changed.events, now).await?;\n        tokio::spawn(async move {\n            tokio::time::sleep(std::time::Duration::from_millis(300)).await;\n            tx.commit().await\n        });",
         )],
     },
     Fault {

@@ -27,7 +27,7 @@ const MAX_USERS: usize = 10_000;
 /// revoked in the background, within its rate limits, only for users with unexpired tokens; users who sign in again go
 /// first. Needs the role `operator`.
 ///
-/// After `503 store_unavailable` it is not certain that the users are revoked, and of a list it may be only some. Send the
+/// Of a list, all users are revoked or none. After `503 store_unavailable` it is not certain which of the two: send the
 /// same request again, which does no harm.
 #[utoipa::path(
     post, path = "/revocations", tag = "For operators and backends", security(("operatorKey" = [])),
