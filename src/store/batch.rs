@@ -1,20 +1,23 @@
 //! Batched reads of users on Postgres: requests that arrive while a read is running share the next one.
 //!
 //! A batch is sent after every request in it has arrived, so each sees a read at least as fresh as one of its own.
-//! The reads have connections of their own, because giving a connection back to the pool costs a round trip.
+//! The reads have connections of their own, so that nothing else makes them wait.
 //! docs/performance.md has the figures with and without batching.
 
-use std::{fmt::Write, pin::pin, sync::Arc, sync::LazyLock};
+use std::{
+    fmt::Write,
+    sync::{Arc, LazyLock},
+};
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, FromRow, Postgres, Row as _};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 use super::{
-    connection::{STATEMENT_TIMEOUT, check_alive, within_deadline},
+    connection::{Leased, Pool, STATEMENT_TIMEOUT, close},
     error::Error,
     user_row::{READ_LATERAL, READ_LATERAL_FROM, UserRead},
 };
@@ -48,17 +51,20 @@ struct Request {
 type Requests = Arc<Mutex<mpsc::Receiver<Request>>>;
 
 /// Reads users in batches until it is dropped or its pool is closed.
-#[derive(Clone, Debug)]
-pub struct BatchReader(mpsc::Sender<Request>);
+#[derive(Clone)]
+pub struct BatchReader {
+    requests: mpsc::Sender<Request>,
+    pool: Pool<Postgres>,
+}
 
 impl BatchReader {
-    pub(super) fn start(pool: &PgPool) -> Self {
+    pub(super) fn start(pool: Pool<Postgres>) -> Self {
         let (sender, receiver) = mpsc::channel(SIZES[SIZES.len() - 1]);
-        let requests = Arc::new(Mutex::new(receiver));
+        let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..CONNECTIONS {
-            tokio::spawn(work(pool.clone(), Arc::clone(&requests)));
+            tokio::spawn(work(pool.clone(), Arc::clone(&receiver)));
         }
-        Self(sender)
+        Self { requests: sender, pool }
     }
 
     pub(super) async fn read(&self, user: AppUser, now: DateTime<Utc>) -> Result<UserRead, Error> {
@@ -66,43 +72,34 @@ impl BatchReader {
         let closed = || Error::from(sqlx::Error::PoolClosed);
         // The deadline is the request's: the reads before it may use theirs up.
         let read = async {
-            self.0.send(Request { user, now, answer }).await.map_err(|_| closed())?;
+            self.requests.send(Request { user, now, answer }).await.map_err(|_| closed())?;
             answered.await.map_err(|_| closed())?
         };
         timeout(STATEMENT_TIMEOUT, read).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into()))
     }
+
+    pub(super) async fn close(&self) {
+        close(&self.pool).await;
+    }
 }
 
-async fn work(pool: PgPool, requests: Requests) {
-    let mut idle: Option<(PgConnection, Instant)> = None;
-    let mut closed = pin!(pool.close_event());
-    loop {
-        let mut batch = Vec::new();
-        let count = tokio::select! {
-            () = &mut closed => 0,
-            count = next_batch(&requests, &mut batch) => count,
-        };
-        if count == 0 {
-            break;
-        }
-        match within_deadline(read(&pool, idle.take(), &batch)).await {
-            Ok((rows, connection)) => {
-                idle = Some((connection, Instant::now()));
-                for (request, row) in batch.into_iter().zip(rows) {
+async fn work(pool: Pool<Postgres>, requests: Requests) {
+    let mut batch = Vec::new();
+    while next_batch(&requests, &mut batch).await > 0 {
+        match read(&pool, &batch).await {
+            Ok(rows) => {
+                for (request, row) in batch.drain(..).zip(rows) {
                     // The request may have been given up.
                     let _ = request.answer.send(row);
                 }
             }
             Err(error) => {
                 let error = Error::from(error);
-                for request in batch {
+                for request in batch.drain(..) {
                     let _ = request.answer.send(Err(error.clone()));
                 }
             }
         }
-    }
-    if let Some((connection, _)) = idle {
-        let _ = connection.close().await;
     }
 }
 
@@ -110,21 +107,7 @@ async fn next_batch(requests: &Mutex<mpsc::Receiver<Request>>, batch: &mut Vec<R
     requests.lock().await.recv_many(batch, SIZES[SIZES.len() - 1]).await
 }
 
-type Rows = Vec<Result<UserRead, Error>>;
-
-async fn read(
-    pool: &PgPool,
-    idle: Option<(PgConnection, Instant)>,
-    batch: &[Request],
-) -> Result<(Rows, PgConnection), sqlx::Error> {
-    let alive = match idle {
-        Some((mut connection, since)) => check_alive(&mut connection, since.elapsed()).await.ok().map(|_| connection),
-        None => None,
-    };
-    let mut connection = match alive {
-        Some(connection) => connection,
-        None => PgConnection::connect_with(&pool.connect_options()).await?,
-    };
+async fn read(pool: &Pool<Postgres>, batch: &[Request]) -> Result<Vec<Result<UserRead, Error>>, sqlx::Error> {
     let index = SIZES.iter().position(|size| *size >= batch.len()).unwrap_or(SIZES.len() - 1);
     let earliest = batch.iter().map(|request| request.now).min();
     let mut query = sqlx::query(AssertSqlSafe(STATEMENTS[index].as_str())).bind(earliest);
@@ -133,12 +116,12 @@ async fn read(
         query = query.bind(user.map(|user| user.issuer.as_str())).bind(user.map(|user| user.subject.as_str()));
     }
     let mut rows: Vec<Option<Result<UserRead, Error>>> = batch.iter().map(|_| None).collect();
-    for row in query.fetch_all(&mut connection).await? {
+    for row in Leased::acquire(pool).await?.run(async |db| query.fetch_all(db).await).await? {
         let place = usize::try_from(row.try_get::<i32, _>("place")?).unwrap_or(usize::MAX);
         if let Some(slot) = rows.get_mut(place) {
             *slot = Some(UserRead::from_row(&row).map_err(Error::from));
         }
     }
     let missing = || Err(Error::from(sqlx::Error::RowNotFound));
-    Ok((rows.into_iter().map(|row| row.unwrap_or_else(missing)).collect(), connection))
+    Ok(rows.into_iter().map(|row| row.unwrap_or_else(missing)).collect())
 }

@@ -1,18 +1,17 @@
 //! The database, opened: one of two pools, and the transactions on it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use secrecy::SecretString;
 use serde::Deserialize;
 use sqlx::{
-    Database, PgPool, Postgres, Sqlite, SqlitePool,
-    pool::PoolOptions,
+    Postgres, Sqlite,
     sqlite::{SqliteJournalMode, SqliteSynchronous},
 };
 
 use super::{
     batch::{self, BatchReader},
-    connection::{Leased, Session, check_alive},
+    connection::{Connector, Leased, Pool, Session, close},
     error::Error,
     url,
 };
@@ -62,12 +61,12 @@ pub struct AuditSettings {
 }
 
 /// The open database.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Store {
     /// Shared by any number of replicas.
-    Postgres { pool: PgPool, reader: BatchReader },
+    Postgres { pool: Pool<Postgres>, reader: BatchReader },
     /// A file, for one replica.
-    Sqlite(SqlitePool),
+    Sqlite(Pool<Sqlite>),
 }
 
 /// A transaction; dropped without [`Tx::commit`] it is rolled back.
@@ -82,11 +81,13 @@ impl Store {
     /// # Errors
     /// [`Error::Url`] for a URL of neither kind, [`Error::Unavailable`] when nobody answers.
     pub async fn connect(settings: &Settings) -> Result<Self, Error> {
-        match url::parse(&settings.url).map_err(Error::Url)? {
+        let timeout = settings.acquire_timeout;
+        let store = match url::parse(&settings.url).map_err(Error::Url)? {
             url::Target::Postgres(options) => {
                 let connections = settings.max_connections.unwrap_or(14).saturating_sub(READ_CONNECTIONS);
-                let pool = pool_options(settings, connections).connect_with(options).await?;
-                Ok(Self::Postgres { reader: BatchReader::start(&pool), pool })
+                let readers = Connector::pool(options.clone(), timeout, READ_CONNECTIONS);
+                let pool = Connector::pool(options, timeout, connections);
+                Self::Postgres { pool, reader: BatchReader::start(readers) }
             }
             url::Target::Sqlite(options) => {
                 // Synchronous `FULL`: a commit that was answered survives a power cut.
@@ -94,11 +95,12 @@ impl Store {
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .foreign_keys(true)
-                    .busy_timeout(settings.acquire_timeout);
-                let pool = pool_options(settings, settings.max_connections.unwrap_or(8)).connect_with(options).await?;
-                Ok(Self::Sqlite(pool))
+                    .busy_timeout(timeout);
+                Self::Sqlite(Connector::pool(options, timeout, settings.max_connections.unwrap_or(8)))
             }
-        }
+        };
+        store.ping().await?;
+        Ok(store)
     }
 
     /// Begins a transaction that waits two seconds for a lock at most.
@@ -125,22 +127,22 @@ impl Store {
         Ok(())
     }
 
-    /// Closes the pool after the connections in use have come back.
+    /// Closes the connections.
     pub async fn close(&self) {
         match self {
-            Self::Postgres { pool, .. } => pool.close().await,
-            Self::Sqlite(pool) => pool.close().await,
+            Self::Postgres { pool, reader } => {
+                close(pool).await;
+                reader.close().await;
+            }
+            Self::Sqlite(pool) => close(pool).await,
         }
     }
 }
 
-/// A connection that was in use a moment ago is not asked whether it is alive: that would be a round trip for each statement.
-fn pool_options<DB: Database>(settings: &Settings, max_connections: u32) -> PoolOptions<DB> {
-    PoolOptions::new()
-        .max_connections(max_connections.max(1))
-        .acquire_timeout(settings.acquire_timeout)
-        .test_before_acquire(false)
-        .before_acquire(|connection: &mut DB::Connection, used| Box::pin(check_alive(connection, used.idle_for)))
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Postgres { .. }) { "Postgres" } else { "SQLite" })
+    }
 }
 
 impl Tx {

@@ -4,9 +4,9 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use sqlx::migrate::Migrator;
+use sqlx::{Connection, PgConnection, SqliteConnection, migrate::Migrator};
 
-use super::{Error, Store, on_pool};
+use super::{BEGIN_SQLITE, Error, Store, connection::Leased, on_pool};
 
 static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -19,21 +19,27 @@ impl Store {
     ///
     /// Everything runs in one transaction, because a lock held by a session does not survive a transaction pooler.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let failed = |error| Error::Migration(Arc::new(error));
         // The driver's own transactions, because a migration is a transaction inside of them.
-        match self {
+        let migrated = match self {
             Self::Postgres { pool, .. } => {
-                let mut tx = pool.begin().await?;
-                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *tx).await?;
-                tolerant(&POSTGRES).run_direct(None, &mut *tx, false).await.map_err(failed)?;
-                tx.commit().await?;
+                let migrate = async |db: &mut PgConnection| {
+                    let mut tx = db.begin().await?;
+                    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *tx).await?;
+                    let migrated = tolerant(&POSTGRES).run_direct(None, &mut *tx, false).await;
+                    if migrated.is_ok() { tx.commit().await.map(|()| migrated) } else { Ok(migrated) }
+                };
+                Leased::acquire(pool).await?.run_for_long(migrate).await?
             }
             Self::Sqlite(pool) => {
-                let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
-                tolerant(&SQLITE).run_direct(None, &mut *tx, false).await.map_err(failed)?;
-                tx.commit().await?;
+                let migrate = async |db: &mut SqliteConnection| {
+                    let mut tx = db.begin_with(BEGIN_SQLITE).await?;
+                    let migrated = tolerant(&SQLITE).run_direct(None, &mut *tx, false).await;
+                    if migrated.is_ok() { tx.commit().await.map(|()| migrated) } else { Ok(migrated) }
+                };
+                Leased::acquire(pool).await?.run_for_long(migrate).await?
             }
-        }
+        };
+        migrated.map_err(|error| Error::Migration(Arc::new(error)))?;
         self.check_compatibility().await
     }
 
@@ -41,10 +47,8 @@ impl Store {
     pub async fn pending_migrations(&self) -> Result<Vec<i64>, Error> {
         const HAS_TABLE_POSTGRES: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
         const HAS_TABLE_SQLITE: &str = "SELECT COUNT(*) > 0 FROM sqlite_master WHERE name = '_sqlx_migrations'";
-        let has_table: bool = match self {
-            Self::Postgres { pool, .. } => sqlx::query_scalar(HAS_TABLE_POSTGRES).fetch_one(pool).await?,
-            Self::Sqlite(pool) => sqlx::query_scalar(HAS_TABLE_SQLITE).fetch_one(pool).await?,
-        };
+        let sql = if matches!(self, Self::Postgres { .. }) { HAS_TABLE_POSTGRES } else { HAS_TABLE_SQLITE };
+        let has_table: bool = on_pool!(self, |db| sqlx::query_scalar(sql).fetch_one(db).await)?;
         let applied: Vec<i64> = if has_table {
             on_pool!(self, |db| sqlx::query_scalar("SELECT version FROM _sqlx_migrations").fetch_all(db).await)?
         } else {

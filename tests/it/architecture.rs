@@ -34,6 +34,7 @@ const USES: &[(&str, &str)] = &[
 const KNOWN_ONLY_BY: &[(&str, &[&str])] = &[
     ("axum", &["http", "dev", "app", "cli"]),
     ("sqlx", &["store"]),
+    ("deadpool", &["store"]),
     ("jsonwebtoken", &["auth", "dev"]),
     ("hmac", &["acs"]),
     ("chacha20poly1305", &["encryption"]),
