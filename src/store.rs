@@ -39,19 +39,39 @@ pub use url::{UrlError, check_url};
 pub use user_row::{GlobalState, UserRead};
 pub use users::{Found, UserFilter};
 
-/// Runs one statement on a connection of whichever pool is open.
+/// Runs one statement that may write.
 macro_rules! on_pool {
     ($store:expr, |$db:ident| $body:expr) => {
         match $store {
-            $crate::store::Store::Postgres { pool, .. } => match $crate::store::connection::Leased::acquire(pool).await
-            {
-                Ok(connection) => connection.run(async |$db: &mut sqlx::PgConnection| $body).await,
-                Err(error) => Err(error),
-            },
-            $crate::store::Store::Sqlite(pool) => match $crate::store::connection::Leased::acquire(pool).await {
-                Ok(connection) => connection.run(async |$db: &mut sqlx::SqliteConnection| $body).await,
-                Err(error) => Err(error),
-            },
+            $crate::store::Store::Postgres { pool, .. } => {
+                $crate::store::on_leased!(pool, |$db: sqlx::PgConnection| $body)
+            }
+            $crate::store::Store::Sqlite { writer, .. } => {
+                $crate::store::on_leased!(writer, |$db: sqlx::SqliteConnection| $body)
+            }
+        }
+    };
+}
+
+/// Runs one statement that only reads: on SQLite it does not wait for those that write.
+macro_rules! on_readers {
+    ($store:expr, |$db:ident| $body:expr) => {
+        match $store {
+            $crate::store::Store::Postgres { pool, .. } => {
+                $crate::store::on_leased!(pool, |$db: sqlx::PgConnection| $body)
+            }
+            $crate::store::Store::Sqlite { readers, .. } => {
+                $crate::store::on_leased!(readers, |$db: sqlx::SqliteConnection| $body)
+            }
+        }
+    };
+}
+
+macro_rules! on_leased {
+    ($pool:expr, |$db:ident: $connection:ty| $body:expr) => {
+        match $crate::store::connection::Leased::acquire($pool).await {
+            Ok(connection) => connection.run(async |$db: &mut $connection| $body).await,
+            Err(error) => Err(error),
         }
     };
 }
@@ -79,4 +99,4 @@ macro_rules! execute {
     };
 }
 
-use {execute, on_pool, on_tx};
+use {execute, on_leased, on_pool, on_readers, on_tx};

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Error, Store, Tx, connection::within_deadline, on_pool};
+use super::{Error, Store, Tx, connection::within_deadline, on_pool, on_readers};
 use crate::domain::{audit::Event, user::UserId};
 
 const APPEND: &str = "
@@ -162,7 +162,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn list_audit(&self, filter: &AuditFilter, limit: i64) -> Result<Vec<AuditRow>, Error> {
-        Ok(on_pool!(self, |db| {
+        Ok(on_readers!(self, |db| {
             sqlx::query_as(if filter.user.is_some() { LIST_OF_USER } else { LIST })
                 .bind(filter.user.as_ref().map_or("", UserId::as_str))
                 .bind(filter.actor.as_deref().unwrap_or_default())
@@ -181,7 +181,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn tokens_at(&self, user: &UserId, moment: DateTime<Utc>) -> Result<Vec<HeldToken>, Error> {
-        Ok(on_pool!(self, |db| { sqlx::query_as(TOKENS_AT).bind(user.as_str()).bind(moment).fetch_all(db).await })?)
+        Ok(on_readers!(self, |db| { sqlx::query_as(TOKENS_AT).bind(user.as_str()).bind(moment).fetch_all(db).await })?)
     }
 
     /// Deletes events from before a time; returns how many, at most a thousand.

@@ -65,8 +65,8 @@ pub struct AuditSettings {
 pub enum Store {
     /// Shared by any number of replicas.
     Postgres { pool: Pool<Postgres>, reader: BatchReader },
-    /// A file, for one replica.
-    Sqlite(Pool<Sqlite>),
+    /// A file, for one replica. One connection writes, so that writers take their turn instead of polling for the lock.
+    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
 }
 
 /// A transaction; dropped without [`Tx::commit`] it is rolled back.
@@ -96,7 +96,11 @@ impl Store {
                     .synchronous(SqliteSynchronous::Full)
                     .foreign_keys(true)
                     .busy_timeout(timeout);
-                Self::Sqlite(Connector::pool(options, timeout, settings.max_connections.unwrap_or(8)))
+                let readers = settings.max_connections.unwrap_or(8).saturating_sub(1);
+                Self::Sqlite {
+                    writer: Connector::pool(options.clone(), timeout, 1),
+                    readers: Connector::pool(options, timeout, readers),
+                }
             }
         };
         store.ping().await?;
@@ -107,7 +111,7 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {
             Self::Postgres { pool, .. } => Tx::Postgres(Session::begin(pool, BEGIN_POSTGRES).await?),
-            Self::Sqlite(pool) => Tx::Sqlite(Session::begin(pool, BEGIN_SQLITE).await?),
+            Self::Sqlite { writer, .. } => Tx::Sqlite(Session::begin(writer, BEGIN_SQLITE).await?),
         })
     }
 
@@ -120,8 +124,8 @@ impl Store {
             Self::Postgres { pool, .. } => {
                 Leased::acquire(pool).await?.run(async |db| sqlx::query(PING).execute(db).await.map(drop)).await?;
             }
-            Self::Sqlite(pool) => {
-                Leased::acquire(pool).await?.run(async |db| sqlx::query(PING).execute(db).await.map(drop)).await?;
+            Self::Sqlite { readers, .. } => {
+                Leased::acquire(readers).await?.run(async |db| sqlx::query(PING).execute(db).await.map(drop)).await?;
             }
         }
         Ok(())
@@ -134,7 +138,10 @@ impl Store {
                 close(pool).await;
                 reader.close().await;
             }
-            Self::Sqlite(pool) => close(pool).await,
+            Self::Sqlite { writer, readers } => {
+                close(readers).await;
+                close(writer).await;
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{error::DatabaseError, types::Json};
 
-use super::{Error, Store, Tx, audit::AuditRow, connection::Leased, execute, on_pool, on_tx, revocations};
+use super::{Error, Store, Tx, audit::AuditRow, connection::Leased, execute, on_readers, on_tx, revocations};
 use crate::domain::{
     audit::Event,
     revocation::Revocation,
@@ -66,7 +66,7 @@ impl Store {
                     }
                 }
             }
-            Self::Sqlite(_) => {
+            Self::Sqlite { .. } => {
                 let mut tx = self.begin().await?;
                 let epoch = on_tx!(&mut tx, |db| sqlx::query_scalar(STEP_SQLITE)
                     .bind(sign_ins_valid_from)
@@ -85,7 +85,7 @@ impl Store {
 
     /// Counts the users who have tokens that are not over by themselves.
     pub async fn count_live(&self, now: DateTime<Utc>) -> Result<i64, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_scalar(COUNT_LIVE).bind(now).fetch_one(db).await)?)
+        Ok(on_readers!(self, |db| sqlx::query_scalar(COUNT_LIVE).bind(now).fetch_one(db).await)?)
     }
 
     /// Lists users with live tokens who are behind an epoch, in the order of their ids.
@@ -96,7 +96,7 @@ impl Store {
         limit: i64,
         now: DateTime<Utc>,
     ) -> Result<Vec<UserId>, Error> {
-        let ids: Vec<String> = on_pool!(self, |db| {
+        let ids: Vec<String> = on_readers!(self, |db| {
             sqlx::query_scalar(STALE).bind(after).bind(epoch).bind(now).bind(limit).fetch_all(db).await
         })?;
         let read =

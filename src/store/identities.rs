@@ -12,7 +12,7 @@ use sqlx::types::Json;
 
 use super::{
     CachedTokens, Error, GlobalState, NewOperation, Store, Tx, audit::AuditRow, connection::Leased, execute, on_pool,
-    on_tx, operations::NewRow,
+    on_readers, on_tx, operations::NewRow,
 };
 use crate::domain::{
     audit::{Action, Event},
@@ -291,7 +291,7 @@ impl Store {
 
     /// Returns the GUID of a resource, as seen in its identities.
     pub async fn resource_guid(&self, resource: &str) -> Result<Option<String>, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_scalar(RESOURCE_GUID).bind(resource).fetch_optional(db).await)?)
+        Ok(on_readers!(self, |db| sqlx::query_scalar(RESOURCE_GUID).bind(resource).fetch_optional(db).await)?)
     }
 
     /// Remembers the GUID of a resource.

@@ -30,13 +30,13 @@ impl Store {
                 };
                 Leased::acquire(pool).await?.run_for_long(migrate).await?
             }
-            Self::Sqlite(pool) => {
+            Self::Sqlite { writer, .. } => {
                 let migrate = async |db: &mut SqliteConnection| {
                     let mut tx = db.begin_with(BEGIN_SQLITE).await?;
                     let migrated = tolerant(&SQLITE).run_direct(None, &mut *tx, false).await;
                     if migrated.is_ok() { tx.commit().await.map(|()| migrated) } else { Ok(migrated) }
                 };
-                Leased::acquire(pool).await?.run_for_long(migrate).await?
+                Leased::acquire(writer).await?.run_for_long(migrate).await?
             }
         };
         migrated.map_err(|error| Error::Migration(Arc::new(error)))?;
@@ -67,7 +67,7 @@ impl Store {
     fn migrator(&self) -> &'static Migrator {
         match self {
             Self::Postgres { .. } => &POSTGRES,
-            Self::Sqlite(_) => &SQLITE,
+            Self::Sqlite { .. } => &SQLITE,
         }
     }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use serde::Serialize;
 use sqlx::types::Json;
 
-use super::{Error, Store, Tx, connection::within_deadline, execute, on_pool, on_tx};
+use super::{Error, Store, Tx, connection::within_deadline, execute, on_pool, on_readers, on_tx};
 use crate::domain::{
     audit::Actor,
     operation::{Kind, Lease, Operation},
@@ -165,14 +165,15 @@ pub struct Completion {
 impl Store {
     /// Reads an operation.
     pub async fn find_operation(&self, id: Uuid) -> Result<Option<Operation>, Error> {
-        let row: Option<Row> = on_pool!(self, |db| sqlx::query_as(FIND).bind(id).fetch_optional(db).await)?;
+        let row: Option<Row> = on_readers!(self, |db| sqlx::query_as(FIND).bind(id).fetch_optional(db).await)?;
         row.map(Operation::try_from).transpose()
     }
 
     /// Finds the deletion of a user that is not finished.
     pub async fn find_open_deletion(&self, user: &UserId) -> Result<Option<Operation>, Error> {
-        let row: Option<Row> =
-            on_pool!(self, |db| { sqlx::query_as(FIND_OPEN_DELETION).bind(user.as_str()).fetch_optional(db).await })?;
+        let row: Option<Row> = on_readers!(self, |db| {
+            sqlx::query_as(FIND_OPEN_DELETION).bind(user.as_str()).fetch_optional(db).await
+        })?;
         row.map(Operation::try_from).transpose()
     }
 
@@ -188,13 +189,13 @@ impl Store {
             Some(false) => LIST_COMPLETED,
             None => LIST_ALL,
         };
-        let rows: Vec<Row> = on_pool!(self, |db| sqlx::query_as(sql).bind(after).bind(limit).fetch_all(db).await)?;
+        let rows: Vec<Row> = on_readers!(self, |db| sqlx::query_as(sql).bind(after).bind(limit).fetch_all(db).await)?;
         rows.into_iter().map(Operation::try_from).collect()
     }
 
     /// Lists operations that wait for an attempt.
     pub async fn due_operations(&self, now: DateTime<Utc>, limit: i64) -> Result<Vec<Uuid>, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_scalar(DUE).bind(now).bind(limit).fetch_all(db).await)?)
+        Ok(on_readers!(self, |db| sqlx::query_scalar(DUE).bind(now).bind(limit).fetch_all(db).await)?)
     }
 
     /// Finds a user's unfinished operation that nobody is trying, and nobody tried after `not_since`.
@@ -204,19 +205,19 @@ impl Store {
         now: DateTime<Utc>,
         not_since: DateTime<Utc>,
     ) -> Result<Option<Uuid>, Error> {
-        Ok(on_pool!(self, |db| {
+        Ok(on_readers!(self, |db| {
             sqlx::query_scalar(OPEN_OF_USER).bind(user.as_str()).bind(now).bind(not_since).fetch_optional(db).await
         })?)
     }
 
     /// Returns when the oldest operation that ACS has not confirmed was accepted.
     pub(crate) async fn oldest_pending_operation(&self) -> Result<Option<DateTime<Utc>>, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_scalar(OLDEST_PENDING).fetch_one(db).await)?)
+        Ok(on_readers!(self, |db| sqlx::query_scalar(OLDEST_PENDING).fetch_one(db).await)?)
     }
 
     /// Tells when the next operation waits for an attempt.
     pub async fn next_due(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Error> {
-        Ok(on_pool!(self, |db| sqlx::query_scalar(NEXT_DUE).bind(now).fetch_one(db).await)?)
+        Ok(on_readers!(self, |db| sqlx::query_scalar(NEXT_DUE).bind(now).fetch_one(db).await)?)
     }
 
     /// Takes the right to one attempt, committed and counted before anything is sent; `None` when another has it.

@@ -66,8 +66,8 @@ impl Store {
                 let granted = u32::try_from(granted).unwrap_or_default();
                 Ok(Reserved { at, granted, window: Window::new(newest_cell, calls, paused_until_ms), was_ahead })
             }
-            Self::Sqlite(pool) => {
-                let mut tx = Session::begin(pool, BEGIN_SQLITE).await?;
+            Self::Sqlite { writer, .. } => {
+                let mut tx = Session::begin(writer, BEGIN_SQLITE).await?;
                 let at = clock.now();
                 let row: Option<(i64, Json<Vec<i64>>, i64)> =
                     sqlx::query_as(READ_SQLITE).bind(resource).bind(call).fetch_optional(&mut *tx).await?;

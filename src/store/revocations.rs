@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Error, Store, Tx, execute, on_pool, on_tx};
+use super::{Error, Store, Tx, execute, on_pool, on_readers, on_tx};
 use crate::domain::{
     audit::Actor,
     revocation::{Progress, Revocation},
@@ -50,13 +50,13 @@ const PROGRESS: &str = "
 impl Store {
     /// Finds a revocation.
     pub async fn find_revocation(&self, id: Uuid) -> Result<Option<Revocation>, Error> {
-        let row: Option<Row> = on_pool!(self, |db| sqlx::query_as(FIND).bind(id).fetch_optional(db).await)?;
+        let row: Option<Row> = on_readers!(self, |db| sqlx::query_as(FIND).bind(id).fetch_optional(db).await)?;
         row.map(Revocation::try_from).transpose()
     }
 
     /// Lists revocations, newest first.
     pub async fn list_revocations(&self, before: Uuid, limit: i64) -> Result<Vec<Revocation>, Error> {
-        let rows: Vec<Row> = on_pool!(self, |db| sqlx::query_as(LIST).bind(before).bind(limit).fetch_all(db).await)?;
+        let rows: Vec<Row> = on_readers!(self, |db| sqlx::query_as(LIST).bind(before).bind(limit).fetch_all(db).await)?;
         rows.into_iter().map(Revocation::try_from).collect()
     }
 
@@ -100,7 +100,7 @@ impl Store {
     pub async fn revocation_progress(&self, revocation: &Revocation) -> Result<Progress, Error> {
         let later = revocation.epoch.unwrap_or(i64::MAX);
         let (pending, confirmed) =
-            on_pool!(self, |db| { sqlx::query_as(PROGRESS).bind(revocation.id).bind(later).fetch_one(db).await })?;
+            on_readers!(self, |db| { sqlx::query_as(PROGRESS).bind(revocation.id).bind(later).fetch_one(db).await })?;
         Ok(Progress { pending, confirmed })
     }
 }

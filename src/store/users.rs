@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::{
     Error, Store, Tx,
     connection::within_deadline,
-    execute, on_pool, on_tx,
+    execute, on_readers, on_tx,
     user_row::{
         LIST, LIST_BY_ACS_ID, LIST_BY_APP_USER, LIST_BY_IDS, READ_BY_ACS_ID, READ_BY_APP_USER, READ_BY_ID, UserRead,
     },
@@ -83,14 +83,14 @@ impl Store {
         match (self, user) {
             (Self::Postgres { reader, .. }, UserRef::AppUser(app_user)) => reader.read(app_user.clone(), now).await,
             (_, UserRef::AppUser(AppUser { issuer, subject })) => {
-                let read = on_pool!(self, |db| {
+                let read = on_readers!(self, |db| {
                     let query = sqlx::query_as(READ_BY_APP_USER).bind(now).bind(issuer.as_str());
                     query.bind(subject.as_str()).fetch_one(db).await
                 });
                 Ok(read?)
             }
             (_, UserRef::Id(id)) => {
-                Ok(on_pool!(self, |db| sqlx::query_as(READ_BY_ID).bind(now).bind(id.as_str()).fetch_one(db).await)?)
+                Ok(on_readers!(self, |db| sqlx::query_as(READ_BY_ID).bind(now).bind(id.as_str()).fetch_one(db).await)?)
             }
         }
     }
@@ -102,7 +102,7 @@ impl Store {
 
     /// Reads the row of the user of an identity.
     pub async fn find_user_by_acs_id(&self, acs_id: &AcsId, now: DateTime<Utc>) -> Result<Option<User>, Error> {
-        let read: UserRead = on_pool!(self, |db| {
+        let read: UserRead = on_readers!(self, |db| {
             sqlx::query_as(READ_BY_ACS_ID).bind(now).bind(acs_id.as_str()).fetch_one(db).await
         })?;
         Ok(read.user)
@@ -115,7 +115,7 @@ impl Store {
             UserFilter { issuer: Some(_), subject: Some(_), .. } => LIST_BY_APP_USER,
             _ => LIST,
         };
-        let rows: Vec<UserRead> = on_pool!(self, |db| {
+        let rows: Vec<UserRead> = on_readers!(self, |db| {
             sqlx::query_as(sql)
                 .bind(now)
                 .bind(filter.issuer.as_ref().map_or("", IssuerKey::as_str))
