@@ -70,11 +70,14 @@ impl<DB: Database> managed::Manager for Connector<DB> {
     }
 }
 
-/// A server that refuses connections or says so itself may be there in a moment.
+/// A server that refuses connections or says so itself may be there in a moment. So may a file of SQLite that another
+/// process is just making: it is locked then, and nothing waits for that lock (code 5, busy).
 fn may_be_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code == "57P03"),
+        sqlx::Error::Database(error) => {
+            error.is_transient_in_connect_phase() || error.code().is_some_and(|code| code == "5")
+        }
         _ => false,
     }
 }
