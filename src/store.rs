@@ -67,6 +67,7 @@ macro_rules! on_readers {
     };
 }
 
+/// Runs one statement on a connection of a pool.
 macro_rules! on_leased {
     ($pool:expr, |$db:ident: $connection:ty| $body:expr) => {
         match $crate::store::connection::Leased::acquire($pool).await {

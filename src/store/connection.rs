@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleResult};
+use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
 use sqlx::{Connection, Database};
 use tokio::time::{sleep, timeout};
 
@@ -61,7 +61,7 @@ impl<DB: Database> managed::Manager for Connector<DB> {
 
     async fn recycle(&self, connection: &mut DB::Connection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
         if metrics.age() > LONGEST_LIFE {
-            return Err(sqlx::Error::PoolClosed.into());
+            return Err(RecycleError::message("the connection is old"));
         }
         if metrics.last_used() > TRUSTED_IDLE {
             timeout(PING_TIMEOUT, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
